@@ -1,0 +1,1 @@
+"""One small asyncio client per protocol; run with python -m clients.<slug>."""

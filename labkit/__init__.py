@@ -1,0 +1,1 @@
+"""The workbench: it runs experiments, plays the wire, records, checks and draws."""

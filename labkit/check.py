@@ -1,0 +1,349 @@
+"""What a check is written in: steps that drive a learner's program from the outside.
+
+    @step("two frames in one segment", rfc="RFC 9293 §3.7: TCP has no message boundaries",
+          symptom="Your server answers only the first of two frames.",
+          where="Look at what you do with the bytes after the first frame.",
+          code="while len(self._buffer) >= 4 + size: ...")
+    async def coalesced(c: Check) -> None:
+        conn = await c.connect()
+        await conn.send(frame(b"one") + frame(b"two"))
+        await conn.expect(frame(b"ONE") + frame(b"TWO"), "an answer to each frame, in order")
+
+Steps run in the order of the file, each within its time; the first that fails ends the check. What a
+step does is told as it happens, and shown when it fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from labkit.lab import Host, Network
+from labkit.sandbox import CannotRun
+
+_OUTPUT_LIMIT = 1 << 20  # bytes of a program's output that are kept
+_READ_LIMIT = 1 << 24  # bytes that one `expect` reads: a peer that never stops must not own our memory
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    title: str
+    rfc: str
+    hints: tuple[str, str, str]  # the ladder: symptom, where to look, the code
+    body: Callable[[Check], Awaitable[None]]
+    seconds: float
+
+
+def step(
+    title: str, *, rfc: str, symptom: str, where: str, code: str, seconds: float = 5
+) -> Callable[[Callable[[Check], Awaitable[None]]], Step]:
+    """Declare a step of a check, with the rule it tests and its ladder of hints."""
+
+    def declare(body: Callable[[Check], Awaitable[None]]) -> Step:
+        return Step(body.__name__, title, rfc, (symptom, where, code), body, seconds)
+
+    return declare
+
+
+def steps_of(module: ModuleType) -> list[Step]:
+    return [value for value in vars(module).values() if isinstance(value, Step)]
+
+
+class CheckFailed(Exception):
+    """The learner's program did something else than asked.
+
+    what     one sentence: what is wrong, in terms of the protocol
+    got, wanted   bytes (shown with a caret under the first that differs) or plain text, or None
+    filter   Wireshark display filter of the packets that show it; the last match is cited
+    reproduce   a shell line that does the same by hand, or ""
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: bytes | str | None = None,
+        wanted: bytes | str | None = None,
+        filter: str = "",
+        reproduce: str = "",
+    ) -> None:
+        super().__init__(what)
+        self.what, self.got, self.wanted, self.filter, self.reproduce = what, got, wanted, filter, reproduce
+
+
+class Program:
+    """A learner's program, running on a host."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: Any, result: int) -> None:
+        self._process, self._output, self._result = process, output, result
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def output(self, most: int = 2000) -> str:
+        """What it printed, at most the last so many characters."""
+        self._output.flush()
+        size = os.fstat(self._output.fileno()).st_size
+        start = max(0, size - most)
+        text: bytes = os.pread(self._output.fileno(), most, start)
+        return text.decode(errors="replace").strip()
+
+    def stop(self) -> None:
+        """End it and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._result)
+        self._output.close()
+
+    async def result(self, seconds: float) -> Any:
+        """Wait for its end; return what its role function returned.
+
+        Raises CheckFailed where it crashed or did not end in time.
+        """
+        end = time.monotonic() + seconds
+        while not self.ended:
+            if time.monotonic() > end:
+                raise CheckFailed(f"Your program was still running after {seconds:g} s, and was stopped.")
+            await asyncio.sleep(0.005)
+        if self._process.returncode != 0:
+            raise CheckFailed("Your program ended with an error.")
+        os.lseek(self._result, 0, os.SEEK_SET)
+        return json.loads(os.read(self._result, 1 << 20) or b"null")
+
+
+class Conn:
+    """One TCP connection of the checker, to or from the learner's program."""
+
+    def __init__(self, check: Check, sock: socket.socket, learner_host: Host) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self._check = check
+        self._sent = b""
+        mine = sock.getsockname()
+        self._filter = f"tcp.port == {mine[1]} && tcp.port == {sock.getpeername()[1]}"
+        if check.net.on_wire:
+            self._filter += f" && ip.src == {learner_host.address}"
+
+    async def send(self, data: bytes, pieces: int | None = None) -> None:
+        """Send bytes, in one piece, or in pieces of so many bytes, each in a segment of its own."""
+        size = pieces or len(data) or 1
+        self._check.did(f"> {_short(data)}" + (f"   in pieces of {pieces} B" if pieces else ""))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sent += data
+        try:
+            for i in range(0, len(data), size):
+                await asyncio.get_running_loop().sock_sendall(self.socket, data[i : i + size])
+                if pieces:
+                    await asyncio.sleep(0.002)  # So that the other side's read finds one piece at a time.
+        except ConnectionError as error:
+            self._fail(f"Your program closed the connection while it was being sent to ({_reason(error)}).")
+
+    async def finish_sending(self) -> None:
+        """Half-close: send FIN, keep listening."""
+        self._check.did("> FIN (half-close)")
+        self.socket.shutdown(socket.SHUT_WR)
+
+    async def read(self, most: int, seconds: float = 2) -> bytes:
+        """Read until so many bytes, the end, or the time is up; return what came."""
+        data = b""
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(data) < min(most, _READ_LIMIT):
+                    piece = await loop.sock_recv(self.socket, 65536)
+                    if not piece:
+                        break
+                    data += piece
+        return data
+
+    async def expect(self, wanted: bytes, why: str, seconds: float = 2) -> None:
+        """The next bytes must be exactly these."""
+        try:
+            got = await self.read(len(wanted), seconds)
+        except ConnectionError as error:
+            self._check.did(f"! {_reason(error)}")
+            self._fail(f"The connection broke ({_reason(error)}) where this was wanted: {why}.", b"", wanted)
+        self._check.did(f"< {_short(got)}" if got else "< nothing")
+        if got != wanted:
+            kind = "Nothing came back" if not got else "Something else came back"
+            if got and wanted.startswith(got):
+                kind = f"Only {len(got)} of {len(wanted)} bytes came back"
+            self._fail(f"{kind}. Wanted: {why}.", got, wanted)
+
+    async def expect_end(self, why: str, seconds: float = 2, reset_is_fine: bool = False) -> None:
+        """The peer must end the connection now, without another byte."""
+        try:
+            async with asyncio.timeout(seconds):
+                got = await asyncio.get_running_loop().sock_recv(self.socket, 65536)
+        except TimeoutError:
+            self._check.did("< nothing")
+            self._fail(f"The connection stayed open. Wanted: {why}.")
+        except ConnectionError as error:
+            self._check.did(f"! {_reason(error)}")
+            if not reset_is_fine:
+                self._fail(f"RST where FIN was wanted: {why}.")
+            return
+        self._check.did(f"< {_short(got)}" if got else "< FIN")
+        if got:
+            self._fail(f"More bytes came where the end was wanted: {why}.", got, b"")
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _fail(self, what: str, got: bytes | None = None, wanted: bytes | None = None) -> NoReturn:
+        shown = f"({self._filter}) && (tcp.len > 0 || tcp.flags.fin == 1 || tcp.flags.reset == 1)"
+        escaped = "".join(f"\\x{byte:02x}" for byte in self._sent[:200])
+        line = f"printf '{escaped}' | nc -q 1 127.0.0.1 {self._check.net.port}" if self._sent else ""
+        raise CheckFailed(what, got=got, wanted=wanted, filter=shown, reproduce=line)
+
+
+@dataclass
+class Check:
+    """What a step gets: the network, the learner's program, and ways to talk to it."""
+
+    net: Network
+    check_file: Path
+    exercise_file: Path
+    exercise: ModuleType | None = None
+    story: list[str] = field(default_factory=list)
+    programs: list[Program] = field(default_factory=list)
+    connections: list[Conn] = field(default_factory=list)
+    _ports: int = 0
+
+    def did(self, text: str) -> None:
+        """Tell what was done; it is shown when the step fails. `>` sent, `<` received, `=` state."""
+        self.story.append(text)
+
+    def start(self, role: str, *arguments: object, host: str = "server") -> Program:
+        """Run `role(exercise, *arguments)` of the check file in the learner's own process on a host."""
+        output = tempfile.TemporaryFile()  # Noise goes to a file with a limit, not to our memory.
+        result = os.memfd_create("result")
+        argv = [sys.executable, "-m", "labkit.learner", str(self.check_file), role, str(self.exercise_file)]
+        environment = {**os.environ, "LABKIT_RESULT": str(result), "PYTHONUNBUFFERED": "1"}
+        process = self.net[host].popen(
+            *argv, *map(str, arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            env=environment, pass_fds=(result,), start_new_session=True,
+        )  # fmt: skip
+        program = Program(process, output, result)
+        self.programs.append(program)
+        return program
+
+    async def connect(self, port: int | None = None, seconds: float = 3) -> Conn:
+        """Connect to the learner's server from the client host; wait until it listens."""
+        end = time.monotonic() + seconds
+        loop = asyncio.get_running_loop()
+        while True:
+            sock = self.net.client.socket(timeout=None)
+            sock.setblocking(False)
+            try:
+                async with asyncio.timeout(max(0.01, end - time.monotonic())):
+                    await loop.sock_connect(sock, (self.net.server.address, port or self.net.port))
+                self.did("= connected")
+                conn = Conn(self, sock, self.net.server)
+                self.connections.append(conn)
+                return conn
+            except (OSError, TimeoutError) as error:
+                sock.close()
+                if self.programs and self.programs[-1].ended:
+                    raise CheckFailed("Your program ended before it listened.") from None
+                if time.monotonic() > end:
+                    raise CheckFailed(f"Your server does not accept connections ({_reason(error)}).") from None
+                await asyncio.sleep(0.01)
+
+    async def accept(self, listening: socket.socket, seconds: float = 3) -> Conn:
+        """Accept the connection that the learner's client makes to a listening socket of ours."""
+        listening.setblocking(False)
+        try:
+            async with asyncio.timeout(seconds):
+                sock, peer = await asyncio.get_running_loop().sock_accept(listening)
+        except TimeoutError:
+            raise CheckFailed("Your client did not connect.") from None
+        self.did(f"= your client connected from port {peer[1]}")
+        conn = Conn(self, sock, self.net.client)
+        self.connections.append(conn)
+        return conn
+
+    def fail(self, what: str, **details: Any) -> NoReturn:
+        """End the check: see CheckFailed."""
+        raise CheckFailed(what, **details)
+
+    def equal(self, got: object, wanted: object, what: str, **details: Any) -> None:
+        """*got* must equal *wanted*; *what* says what it is."""
+        if got != wanted:
+            as_shown = [value if isinstance(value, bytes) else repr(value) for value in (got, wanted)]
+            raise CheckFailed(what, got=as_shown[0], wanted=as_shown[1], **details)
+
+
+async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, Any]], None]) -> None:
+    """Run the steps in order; emit {"step": …} events. Stops at the first that fails."""
+    for index, one in enumerate(steps):
+        check.story.clear()
+        emit({"step": index, "state": "running"})
+        verdict: dict[str, Any] = {"step": index, "state": "passed"}
+        try:
+            async with asyncio.timeout(one.seconds):
+                await one.body(check)
+        except CheckFailed as error:
+            verdict = _failed(index, check, error)
+        except TimeoutError:
+            verdict = _failed(index, check, CheckFailed(f"Not done after {one.seconds:g} s: your program hangs."))
+        except (CannotRun, KeyboardInterrupt):
+            raise
+        finally:
+            for conn in check.connections:
+                conn.close()
+            check.connections.clear()
+        if verdict["state"] == "passed":
+            for program in check.programs:
+                if program.ended and program._process.returncode != 0:
+                    verdict = _failed(index, check, CheckFailed("Your program ended while it should have gone on."))
+        emit(verdict)
+        if verdict["state"] == "failed":
+            break
+    for program in check.programs:
+        program.stop()
+
+
+def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
+    output = "\n".join(filter(None, (program.output() for program in check.programs)))
+    got, wanted = (
+        {"bytes": value.hex()} if isinstance(value, bytes) else {"text": value} if value is not None else None
+        for value in (error.got, error.wanted)
+    )
+    return {
+        "step": index, "state": "failed", "what": error.what, "story": check.story[-12:], "got": got,
+        "wanted": wanted, "filter": error.filter, "reproduce": error.reproduce, "printed": output,
+    }  # fmt: skip
+
+
+def _short(data: bytes, most: int = 48) -> str:
+    text = repr(data[:most])[1:]
+    return f"{text}… ({len(data)} B)" if len(data) > most else f"{text} ({len(data)} B)"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ConnectionResetError):
+        return "reset by peer (RST)"
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function)

@@ -1,0 +1,220 @@
+"""What a link does to packets: a pure model of delay, loss and queues. No sockets, no clock.
+
+The wire asks `Direction.offer(now, packet)` for every packet and gets a verdict. Chance comes from
+a seed and is drawn in the same order for every packet, so the same seed and the same traffic give
+the same fate, packet by packet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from labkit.packets import SYN, Packet, decode
+
+MS = 1_000_000  # nanoseconds
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Packets that the wire drops by name. All that is given must match.
+
+    `nth` counts the matching packets of this direction from 1 (retransmissions are packets too);
+    None drops every one that matches. Sizes are bytes of payload.
+    """
+
+    nth: int | tuple[int, ...] | None = None
+    protocol: str | None = None
+    to_port: int | None = None
+    from_port: int | None = None
+    data: bool = False  # only packets that carry payload
+    flags: int = 0  # only packets with all these TCP flags
+    larger_than: int | None = None
+    fragment: bool = False  # only second and later fragments
+
+    @classmethod
+    def segment(cls, nth: int | tuple[int, ...], to_port: int) -> Drop:
+        """The nth TCP segment with data to a port."""
+        return cls(nth, "tcp", to_port, data=True)
+
+    @classmethod
+    def datagrams(cls, larger_than: int) -> Drop:
+        """Every UDP datagram with more than so many bytes of payload."""
+        return cls(None, "udp", larger_than=larger_than)
+
+    def __str__(self) -> str:
+        parts = [str(self.nth)] if self.nth is not None else ["every"]
+        parts += [self.protocol or "packet"]
+        parts += ["fragment"] if self.fragment else []
+        parts += ["with data"] if self.data else []
+        parts += [f"with flags 0x{self.flags:02x}"] if self.flags else []
+        parts += [f"to port {self.to_port}"] if self.to_port else []
+        parts += [f"from port {self.from_port}"] if self.from_port else []
+        parts += [f"over {self.larger_than} B"] if self.larger_than is not None else []
+        return " ".join(parts)
+
+    def matches(self, packet: Packet) -> bool:
+        size = len(packet.payload)
+        return (
+            (self.protocol is None or packet.protocol == self.protocol)
+            and (self.to_port is None or packet.destination_port == self.to_port)
+            and (self.from_port is None or packet.source_port == self.from_port)
+            and (not self.data or size > 0)
+            and packet.flags & self.flags == self.flags
+            and (self.larger_than is None or size > self.larger_than)
+            and (not self.fragment or packet.fragment_offset > 0)
+        )
+
+    def hits(self, count: int) -> bool:
+        return self.nth is None or count == self.nth or (isinstance(self.nth, tuple) and count in self.nth)
+
+
+@dataclass(frozen=True)
+class Link:
+    """One direction between two hosts. All zero: a perfect cable.
+
+    delay_ms   one way; jitter_ms adds a uniform 0…jitter_ms and keeps the order
+    loss, duplicate, reorder   probabilities from 0 to 1
+    reorder_ms how late a reordered packet is: what follows within that time overtakes it
+    rate_mbit  megabits per second, None: no limit; queue: packets that may wait for it, then tail drop
+    mtu        bytes of IP packet that the sender's interface takes
+    drop       packets dropped by name; cut: nothing passes
+    """
+
+    delay_ms: float = 0
+    jitter_ms: float = 0
+    loss: float = 0
+    duplicate: float = 0
+    reorder: float = 0
+    reorder_ms: float = 5
+    rate_mbit: float | None = None
+    queue: int = 100
+    mtu: int = 1500
+    drop: tuple[Drop, ...] = ()
+    cut: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("loss", "duplicate", "reorder"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability from 0 to 1, not {getattr(self, name)}")
+        for name in ("delay_ms", "jitter_ms", "reorder_ms"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
+        if self.rate_mbit is not None and self.rate_mbit <= 0:
+            raise ValueError(f"rate_mbit must be more than 0, not {self.rate_mbit}")
+        if self.queue < 1 or not 68 <= self.mtu <= 9000:
+            raise ValueError("queue is at least 1 packet, mtu 68 (RFC 791) to 9000 bytes")
+
+    @property
+    def is_perfect(self) -> bool:
+        return self == replace(Link(), mtu=self.mtu, queue=self.queue, reorder_ms=self.reorder_ms)
+
+    def __str__(self) -> str:
+        words = []
+        if self.delay_ms:
+            words.append(f"{self.delay_ms:g} ms")
+        if self.jitter_ms:
+            words.append(f"+0…{self.jitter_ms:g} ms jitter")
+        for name in ("loss", "duplicate", "reorder"):
+            if value := getattr(self, name):
+                words.append(f"{value:.3g} {name}" if value < 0.001 else f"{value:.1%} {name}".replace(".0%", " %"))
+        if self.rate_mbit:
+            words.append(f"{self.rate_mbit:g} Mbit/s, queue {self.queue}")
+        if self.mtu != 1500:
+            words.append(f"MTU {self.mtu}")
+        words += [f"drops {rule}" for rule in self.drop]
+        if self.cut:
+            words.append("cut")
+        return ", ".join(words) or "perfect"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """When (ns) each copy arrives; empty: dropped. `note` says in words what was done, if anything."""
+
+    arrivals: tuple[int, ...]
+    note: str = ""
+
+
+@dataclass
+class Direction:
+    """The state of one link direction: its queue, its chance, its counters for named drops."""
+
+    link: Link
+    seed: str
+    _random: random.Random = field(init=False)
+    _waiting: deque[int] = field(default_factory=deque)  # when each queued packet has left
+    _last_arrival: int = 0
+    _counts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._counts = [0] * len(self.link.drop)
+
+    def change(self, link: Link) -> None:
+        """Take other properties from now on; chance goes on where it was, new names count from 0."""
+        if link.drop != self.link.drop:
+            self._counts = [0] * len(link.drop)
+        self.link = link
+
+    def offer(self, now: int, data: bytes) -> Verdict:
+        """What becomes of the IP packet *data* that the sender put on the link at *now* (ns)."""
+        link = self.link
+        # Always four draws, so that a packet's fate does not depend on what befell the others.
+        lost, doubled, late, wobble = (self._random.random() for _ in range(4))
+        if name := self._named(data):
+            return Verdict((), f"dropped: {name}")
+        if link.cut:
+            return Verdict((), "dropped: the cable is cut")
+        if lost < link.loss:
+            return Verdict((), f"dropped: {link.loss:.1%} loss".replace(".0%", " %"))
+        notes = []
+        left = now
+        if link.rate_mbit:
+            while self._waiting and self._waiting[0] <= now:
+                self._waiting.popleft()
+            if len(self._waiting) >= link.queue:
+                return Verdict((), f"dropped: queue of {link.queue} packets is full")
+            start = self._waiting[-1] if self._waiting else now
+            left = max(now, start) + int(len(data) * 8000 / link.rate_mbit)
+            if self._waiting:
+                notes.append(f"queued behind {len(self._waiting)}")
+            self._waiting.append(left)
+        arrival = left + int((link.delay_ms + wobble * link.jitter_ms) * MS)
+        arrival = max(arrival, self._last_arrival)  # A cable keeps the order.
+        if late < link.reorder:
+            arrival += int(link.reorder_ms * MS)
+            notes.append(f"reordered: {link.reorder_ms:g} ms late")
+        else:
+            self._last_arrival = arrival
+        if arrival > now:
+            notes.append(f"delayed {(arrival - now) / MS:.1f} ms")
+        if doubled < link.duplicate:
+            notes.append("duplicated")
+            return Verdict((arrival, arrival), ", ".join(notes))
+        return Verdict((arrival,), ", ".join(notes))
+
+    def _named(self, data: bytes) -> str:
+        """The named drop that hits this packet, in words, or "". Every rule counts every match."""
+        if not self.link.drop or (packet := decode(data)) is None:
+            return ""
+        found = ""
+        for i, rule in enumerate(self.link.drop):
+            if rule.matches(packet):
+                self._counts[i] += 1
+                if not found and rule.hits(self._counts[i]):
+                    found = _name(rule, self._counts[i])
+        return found
+
+
+def _name(rule: Drop, count: int) -> str:
+    kind = {"tcp": "segment", "udp": "datagram"}.get(rule.protocol or "", "packet")
+    if rule.flags & SYN:
+        kind = "SYN"
+    if rule.fragment:
+        kind = "later fragment"
+    data = "data " if rule.data else ""
+    size = f" over {rule.larger_than} B" if rule.larger_than is not None else ""
+    port = f" to port {rule.to_port}" if rule.to_port else f" from port {rule.from_port}" if rule.from_port else ""
+    return f"{data}{kind} no. {count}{size}{port}"

@@ -1,0 +1,1 @@
+"""One small asyncio server per protocol; run with python -m servers.<slug>."""
