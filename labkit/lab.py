@@ -69,7 +69,6 @@ class Experiment:
     needs_wire: bool
     seed: int
     seconds: float
-    ladder: str  # display: "" or a Python-free note on which packets matter most
 
 
 def experiment(
@@ -108,7 +107,7 @@ def experiment(
             raise ValueError(f"{body.__name__} has no docstring to explain it")
         name = body.__name__.replace("_", "-")
         return Experiment(
-            name, title, body, question, choices, answer, body.__doc__, links, hosts, needs, seed, seconds, ""
+            name, title, body, question, choices, answer, body.__doc__, links, hosts, needs, seed, seconds
         )
 
     return declare
@@ -255,8 +254,6 @@ class Network:
     section: int = 1
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
     control: socket.socket | None = None
-    first_capture_byte: int = 0
-    first_number: int = 0
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]

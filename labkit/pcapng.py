@@ -164,6 +164,17 @@ def read(path: str | Path) -> Iterator[Record]:
                              body[20 : 20 + size], comment)  # fmt: skip
 
 
+def count_sections(path: str | Path) -> int:
+    """How many sections a capture has. Reads only the block headers."""
+    found = 0
+    with open(path, "rb") as file:
+        while len(head := file.read(8)) == 8:
+            kind, length = struct.unpack("<II", head)
+            found += kind == Block.SECTION
+            file.seek(length - 8, os.SEEK_CUR)
+    return found
+
+
 def _options(data: bytes) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     at = 0

@@ -1,0 +1,109 @@
+"""Runs the experiments of a lab: one world each, one capture for all, and what came out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from labkit import lab as labs
+from labkit import pcapng, sandbox
+from labkit.catalog import ROOT, Lab
+from labkit.lab import Experiment, Seen, seen
+from labkit.sandbox import CannotRun, Event
+
+CAPTURES = ROOT / "captures"
+
+
+@dataclass
+class Outcome:
+    """What one experiment did: "passed", "failed" or "skipped", with its measures in order."""
+
+    experiment: Experiment
+    state: str = "passed"
+    reason: str = ""
+    events: list[Event] = field(default_factory=list)
+    packets: list[Seen] = field(default_factory=list)
+    capture: Path | None = None
+    on_wire: bool = False
+
+    @property
+    def measures(self) -> list[Event]:
+        return [event for event in self.events if "measure" in event]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "experiment": self.experiment.name, "state": self.state, "reason": self.reason, "events": self.events,
+            "packets": len(self.packets), "on_wire": self.on_wire,
+            "capture": str(self.capture) if self.capture else None,
+        }  # fmt: skip
+
+
+@cache
+def why_no_wire() -> str:
+    """Why this machine has no wire, "" when it has. LABKIT_NO_WIRE=1 says: pretend there is none."""
+    if os.environ.get("LABKIT_NO_WIRE"):
+        return "LABKIT_NO_WIRE is set"
+    return sandbox.why_not()
+
+
+def captures_folder() -> Path:
+    try:
+        CAPTURES.mkdir(exist_ok=True)
+    except OSError as error:
+        raise CannotRun(f"The folder {CAPTURES} cannot be made: {error.strerror}.") from None
+    return CAPTURES
+
+
+def run_experiment(
+    lab: Lab, chosen: Experiment, capture: Path | None, *, append: bool = False, vantage: str | None = "client"
+) -> Outcome:
+    """Run one experiment, on the wire where there is one, else on plain loopback.
+
+    Raises CannotRun where neither can be. A failed experiment is an outcome, not an exception.
+    """
+    outcome = Outcome(chosen)
+
+    def take(event: Event) -> None:
+        if "failed" in event:
+            outcome.state, outcome.reason = "failed", event["failed"]
+        elif "crashed" in event:
+            outcome.state, outcome.reason = "failed", "it crashed:\n" + event["crashed"]
+        elif "skipped" in event:
+            outcome.state, outcome.reason = "skipped", event["skipped"]
+        elif "lost" in event:
+            outcome.events.append({"note": f"This machine was too slow: {event['lost']} packets missed the wire."})
+        else:
+            outcome.events.append(event)
+
+    if why := why_no_wire():
+        if chosen.needs_wire:
+            outcome.state, outcome.reason = "skipped", f"it needs the wire ({why})"
+        else:
+            labs.perform(chosen, labs.on_loopback(chosen.hosts, lab.port, take))
+        return outcome
+
+    number = [one.name for one in lab.experiments()].index(chosen.name) + 1
+    section = 1 + (sections(capture) if capture and append else 0)
+    world = labs.world_for(chosen, number, capture, append and section > 1, vantage)
+    sandbox.run(world, lambda inside: labs.perform(chosen, labs.on_the_wire(inside, lab.port, section)), take)
+    outcome.on_wire, outcome.capture = True, capture
+    if capture is not None:
+        names = {world.address(host): host for host in world.hosts}
+        outcome.packets = seen(_section(capture, section), names)
+    return outcome
+
+
+def _section(capture: Path, section: int) -> Iterator[pcapng.Record]:
+    return (record for record in pcapng.read(capture) if record.section == section)
+
+
+def sections(capture: Path) -> int:
+    """How many sections a capture has; 0 when it is missing or not ours."""
+    with contextlib.suppress(OSError, pcapng.BadCapture):
+        return pcapng.count_sections(capture)
+    return 0
