@@ -1,0 +1,117 @@
+"""What all tests share: the clock's unit, tools that may be missing, and a watch for leaks.
+
+A test that leaves a process, a thread, a task or a socket behind fails, and not the innocent one
+that runs after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+TICK = 0.05 * float(os.environ.get("TICK", "1"))  # seconds; every duration in a test is a multiple of it
+"""`TICK=4 make test` gives a slow or busy machine four times as long for everything."""
+
+ON_CI = os.environ.get("CI") == "true"
+_GRACE = 40 * TICK  # what a process or a thread that was told to end may take to do so
+
+
+def cannot(reason: str) -> None:
+    """Skip this test, by name of what is missing. On CI nothing may be missing, so there it fails."""
+    if ON_CI:
+        pytest.fail(f"{reason} (and on CI nothing may skip)")
+    pytest.skip(reason)
+
+
+def need_tool(*names: str) -> str:
+    """Skip unless all these programs are installed; return the path of the first."""
+    for name in names:
+        if shutil.which(name) is None:
+            cannot(f"{name} is not installed")
+    return str(shutil.which(names[0]))
+
+
+def need_wire() -> None:
+    """Skip where no ordinary user can have namespaces; say why."""
+    from labkit.run import why_no_wire
+
+    if why := why_no_wire():
+        cannot(f"no wire: {why}")
+
+
+# --- The watch for leaks ------------------------------------------------------------------------
+
+
+def children() -> set[int]:
+    """The process ids of all children of this process, whichever thread started them."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        try:
+            found.update(map(int, task.read_text().split()))
+        except OSError:
+            pass  # The thread has just ended.
+    return found
+
+
+def _describe(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return f"{pid} ({command or 'a zombie: nobody waited for it'})"
+    except OSError:
+        return str(pid)
+
+
+def _left_over(now: Callable[[], set], before: set) -> set:
+    """What is there now and was not before, once the grace is over. Usually at once: nothing."""
+    end = time.monotonic() + _GRACE
+    while (left := now() - before) and time.monotonic() < end:
+        time.sleep(0.002)
+    return left
+
+
+def _threads() -> set[threading.Thread]:
+    # Not counted: the workers of to_thread(), which end with the event loop, after this watch has looked;
+    # and gRPC's one thread that polls for all channels of the process, and ends with the process.
+    return {one for one in threading.enumerate() if not one.name.startswith("asyncio_") and "_poll" not in one.name}
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Fail the test that leaves a child process or a thread behind, or drops a socket unclosed."""
+    processes, threads = children(), _threads()
+    yield
+    gc.collect()  # An unclosed socket warns when it is collected, and a warning is an error here.
+    if left := _left_over(_threads, threads):
+        pytest.fail(f"leaked threads: {', '.join(thread.name for thread in left)}")
+    if pids := _left_over(children, processes):
+        pytest.fail(f"leaked processes: {', '.join(map(_describe, pids))}")
+
+
+@pytest.fixture
+async def no_task_leaks() -> AsyncIterator[None]:
+    """Fail the test that leaves a task running on its event loop. Every async test has this."""
+    yield
+    end = time.monotonic() + _GRACE
+    while (left := asyncio.all_tasks() - {asyncio.current_task()}) and time.monotonic() < end:
+        await asyncio.sleep(0.002)
+    if left:
+        pytest.fail(f"leaked tasks: {', '.join(map(repr, left))}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.fixturenames.insert(0, "no_task_leaks")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # What is loaded by now stays; a collection after each test looks at the rest only.
