@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import json
 import os
 import signal
@@ -293,7 +292,10 @@ class Check:
 
 
 async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, Any]], None]) -> None:
-    """Run the steps in order; emit {"step": …} events. Stops at the first that fails."""
+    """Run the steps in order; emit a {"step": …, "state": …} event before and after each.
+
+    Stops at the first that fails. A step that needs what this machine lacks is "cannot", never "passed".
+    """
     for index, one in enumerate(steps):
         check.story.clear()
         emit({"step": index, "state": "running"})
@@ -305,8 +307,8 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
             verdict = _failed(index, check, error)
         except TimeoutError:
             verdict = _failed(index, check, CheckFailed(f"Not done after {one.seconds:g} s: your program hangs."))
-        except (CannotRun, KeyboardInterrupt):
-            raise
+        except CannotRun as error:
+            verdict = {"step": index, "state": "cannot", "reason": str(error)}
         finally:
             for conn in check.connections:
                 conn.close()
@@ -343,7 +345,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ConnectionResetError):
         return "reset by peer (RST)"
     return getattr(error, "strerror", None) or type(error).__name__
-
-
-def is_async(function: object) -> bool:
-    return inspect.iscoroutinefunction(function)

@@ -26,12 +26,12 @@ import os
 import pickle
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from socket import socket as Socket
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -189,14 +189,14 @@ class Host:
         finally:
             kernel.enter_network(self._home)
 
-    def socket(self, kind: int = socket.SOCK_STREAM, timeout: float | None = 10) -> socket.socket:
+    def socket(self, kind: int = socket.SOCK_STREAM, timeout: float | None = 10) -> Socket:
         """A new blocking IPv4 socket on this host."""
         with self.entered():
-            made = socket.socket(socket.AF_INET, kind)
+            made = Socket(socket.AF_INET, kind)
         made.settimeout(timeout)
         return made
 
-    def listen(self, port: int, backlog: int = 128, **options: int) -> socket.socket:
+    def listen(self, port: int, backlog: int = 128, **options: int) -> Socket:
         """A listening TCP socket on this host; *options* are socket options by name (SO_RCVBUF=4096)."""
         made = self.socket()
         for name, value in {"SO_REUSEADDR": 1, **options}.items():
@@ -205,7 +205,7 @@ class Host:
         made.listen(backlog)
         return made
 
-    def connect(self, host: Host, port: int) -> socket.socket:
+    def connect(self, host: Host, port: int) -> Socket:
         """A TCP socket on this host, connected to *host*."""
         made = self.socket()
         try:
@@ -253,7 +253,7 @@ class Network:
     capture: Path | None = None
     section: int = 1
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
-    control: socket.socket | None = None
+    control: Socket | None = None
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
@@ -380,7 +380,3 @@ def median_ms(action: Callable[[], object], times: int) -> float:
 
 def world_for(chosen: Experiment, number: int, capture: Path | None, append: bool, vantage: str | None) -> World:
     return World(chosen.hosts, number, chosen.links, chosen.seed, capture, append, chosen.name, vantage)
-
-
-if sys.version_info < (3, 11):
-    raise SystemExit("This lab needs Python 3.11 or newer.")

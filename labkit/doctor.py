@@ -1,0 +1,94 @@
+"""Tells what this machine can do for the lab, and how to get the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit import console, evidence, live
+from labkit.run import CAPTURES, why_no_wire
+from labkit.sandbox import CannotRun
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the lab uses: is it there, what is it for, how to get it."""
+
+    name: str
+    good: bool
+    detail: str
+    remedy: str = ""
+
+
+def findings() -> list[Finding]:
+    found = [Finding("Python", sys.version_info >= (3, 11), platform.python_version(), "Install Python 3.11 or newer.")]
+    why = why_no_wire()
+    found.append(Finding("the wire", not why, why or "hosts, links with delay and loss, captures without root",
+                         _wire_remedy()))  # fmt: skip
+    try:
+        path = evidence.tshark()
+        found.append(Finding("tshark", True, ".".join(map(str, evidence.version(path))) + ": quiz, frames in verdicts"))
+    except CannotRun as error:
+        found.append(Finding("tshark", False, "no quiz, no frames in verdicts", str(error)))
+    ways = live.ways()
+    found.append(Finding("live capture", bool(ways), ", ".join(ways) or "not for this user; experiments record anyway",
+                         "sudo dpkg-reconfigure wireshark-common && sudo usermod -aG wireshark $USER, log in again."))  # fmt: skip
+    wireshark = shutil.which("wireshark")
+    found.append(Finding("Wireshark", bool(wireshark), wireshark or "not installed (tshark shows the same as text)",
+                         "sudo apt install wireshark"))  # fmt: skip
+    folder = CAPTURES if CAPTURES.exists() else CAPTURES.parent
+    found.append(Finding("captures/", os.access(folder, os.W_OK), str(folder), f"Make {folder} writable."))
+    for tool, purpose in (
+        ("nc", "talk TCP by hand"),
+        ("socat", "talk TCP and UDP by hand"),
+        ("curl", "a foreign client"),
+    ):
+        path = shutil.which(tool) or ""
+        found.append(
+            Finding(tool, bool(path), purpose, f"sudo apt install {'netcat-openbsd' if tool == 'nc' else tool}")
+        )
+    return found
+
+
+# Where a Linux system forbids user namespaces: the switch, the value that forbids, the cure.
+_SWITCHES = (
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
+    ("kernel/unprivileged_userns_clone", "0", "sudo sysctl kernel.unprivileged_userns_clone=1"),
+    ("user/max_user_namespaces", "0", "sudo sysctl user.max_user_namespaces=10000"),
+)
+
+
+def _wire_remedy() -> str:
+    if not sys.platform.startswith("linux"):
+        return "Use a Linux machine or a virtual machine; experiments that need no link run here too."
+    for name, forbids, cure in _SWITCHES:
+        switch = Path("/proc/sys", name)
+        if switch.exists() and switch.read_text().strip() == forbids:
+            return f"{cure}   (until the next boot)"
+    return (
+        "In a container: allow user namespaces, for Docker with "
+        "--security-opt seccomp=unconfined --security-opt apparmor=unconfined."
+    )
+
+
+def report() -> int:
+    """Print the findings. 0 when the experiments can run in full, 2 when the wire or Python is missing."""
+    found = findings()
+    console.heading("What this machine can do")
+    for one in found:
+        console.say(f"  {console.mark(one.good)} {one.name:14} {one.detail}")
+        if not one.good and one.remedy:
+            console.paragraph(one.remedy, " " * 19)
+    vital = all(one.good for one in found if one.name in ("Python", "the wire", "captures/"))
+    console.say("\nEverything that `make <lab>` needs is here." if vital else
+                "\nWithout what is marked above, experiments that need a link are skipped by name.")  # fmt: skip
+    return 0 if vital else 2
+
+
+def as_json() -> list[dict[str, Any]]:
+    return [asdict(one) for one in findings()]

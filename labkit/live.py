@@ -1,0 +1,125 @@
+"""Live capture of a lab's port on plain loopback: our own packet socket, else tcpdump, else dumpcap."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from labkit.packets import decode
+from labkit.pcapng import Writer
+from labkit.sandbox import CannotRun
+
+_ETH_P_ALL = 0x0003
+_PACKET_OUTGOING = 4  # Loopback shows each packet twice: as it leaves and as it arrives.
+_BUFFER = 4 << 20
+
+
+def ways() -> list[str]:
+    """The ways of capturing on loopback that this user has, best first."""
+    found = []
+    if _may_open_packet_socket():
+        found.append("packet socket")
+    found += [tool for tool in ("tcpdump", "dumpcap") if shutil.which(tool) and _tool_may_capture(tool)]
+    return found
+
+
+def _may_open_packet_socket() -> bool:
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
+    except (AttributeError, OSError):  # AttributeError: not Linux.
+        return False
+    return True
+
+
+def _tool_may_capture(tool: str) -> bool:
+    """True when the tool can list loopback as an interface that it may open."""
+    try:
+        done = subprocess.run([tool, "-D"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and any(name in done.stdout for name in ("lo ", "lo0", "(Loopback)"))
+
+
+def capture(port: int, path: Path, say: Callable[[str], None], seconds: float | None = None) -> int:
+    """Record port *port* on loopback into *path* until Ctrl-C, SIGTERM or the time is up; return the count.
+
+    CannotRun, with what to do about it, where no way is open.
+    """
+    available = ways()
+    if not available:
+        user = os.environ.get("USER", "you")
+        raise CannotRun(
+            "This user may not capture on loopback. Three ways out: "
+            "run the experiments, whose wire records by itself and needs no rights; "
+            f"or let dumpcap capture for {user}: sudo dpkg-reconfigure wireshark-common, then "
+            f"sudo usermod -aG wireshark {user} and log in again; "
+            "or start Wireshark or tcpdump with sudo yourself."
+        )
+    if available[0] == "packet socket":
+        return _own(port, path, say, seconds)
+    return _foreign(available[0], port, path, say, seconds)
+
+
+def _own(port: int, path: Path, say: Callable[[str], None], seconds: float | None) -> int:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CannotRun(f"{path} cannot be written: {error.strerror}.") from None
+    count = 0
+    end = time.monotonic() + seconds if seconds is not None else None
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    sock.bind(("lo", _ETH_P_ALL))
+    sock.settimeout(0.2)
+    before = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        recorder = Writer(fd, ["lo"], "loopback")
+        say(f"Recording port {port} on loopback into {path}. Ctrl-C stops.")
+        while end is None or time.monotonic() < end:
+            try:
+                data, address = sock.recvfrom(65535 + 14)
+            except TimeoutError:
+                continue
+            packet = decode(data) if address[2] != _PACKET_OUTGOING else None
+            if packet is not None and port in (packet.source_port, packet.destination_port):
+                recorder.add(0, time.time_ns(), data)
+                recorder.flush()
+                count += 1
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise CannotRun(f"{path} cannot be written: {error.strerror}. Make room or choose another folder.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        sock.close()
+        os.close(fd)
+    return count
+
+
+def _foreign(tool: str, port: int, path: Path, say: Callable[[str], None], seconds: float | None) -> int:
+    interface = "lo0" if sys.platform == "darwin" else "lo"
+    if tool == "tcpdump":
+        command = ["tcpdump", "-i", interface, "-U", "-w", str(path), f"port {port}"]
+    else:
+        command = ["dumpcap", "-q", "-i", interface, "-f", f"port {port}", "-w", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    say(f"Recording port {port} on loopback into {path} with {tool}. Ctrl-C stops.")
+    try:
+        process.wait(seconds)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    if process.returncode not in (0, -signal.SIGINT):
+        raise CannotRun(
+            f"{tool} could not capture: {said.strip().splitlines()[-1] if said.strip() else 'no reason given'}"
+        )
+    numbers = [int(word) for word in said.split() if word.isdigit()]
+    return numbers[0] if numbers else 0

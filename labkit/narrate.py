@@ -1,0 +1,158 @@
+"""`make <slug>`: ask, run, show the packets and the measured values, explain, and say what comes next."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from labkit import console, ladder, progress
+from labkit.catalog import Lab
+from labkit.lab import Experiment, bounds
+from labkit.run import Outcome, captures_folder, run_experiment, why_no_wire
+from labkit.sandbox import CannotRun
+
+
+def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None, port: int | None = None) -> int:
+    """Run the experiments of a lab, or only one; return the exit code."""
+    chosen = [lab.experiment(only)] if only else lab.experiments()
+    capture = captures_folder() / f"{lab.slug}.pcapng"
+    asking = not as_json and sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("PREDICT") != "0"
+    outcomes = []
+    right = asked = 0
+    if not as_json:
+        _introduce(lab, len(chosen), asking)
+    for index, one in enumerate(chosen):
+        guess = None
+        if not as_json:
+            _announce(one, index + 1, len(chosen))
+            guess = _predict(one) if asking else None
+        outcome = run_experiment(lab, one, capture, append=index > 0, vantage=vantage)
+        outcomes.append(outcome)
+        progress.note(lab.slug, "run", **{one.name: outcome.state})
+        if as_json:
+            continue
+        _show(outcome)
+        if guess is not None and outcome.state == "passed":
+            asked += 1
+            right += guess == one.answer
+            progress.note(lab.slug, "predict", **{one.name: guess == one.answer})
+        if outcome.state == "passed":
+            _score(one, guess)
+            console.say()
+            console.paragraph(one.why)
+    if as_json:
+        print(json.dumps([outcome.as_json() for outcome in outcomes], indent=1))
+    else:
+        _conclude(lab, outcomes, capture, asked, right)
+    if any(outcome.state == "failed" for outcome in outcomes):
+        return 1
+    return 2 if all(outcome.state == "skipped" for outcome in outcomes) else 0
+
+
+def _introduce(lab: Lab, count: int, asking: bool) -> None:
+    console.heading(f"Lab {lab.number:02} · {lab.slug}: {lab.title}")
+    where = "plain loopback" if why_no_wire() else "a wire of their own"
+    console.say(f"  {count} experiment{'s' * (count != 1)} on {where}; the sheet is labs/{lab.folder.name}/README.md")
+    if why := why_no_wire():
+        console.say(f"  No wire here ({why}).")
+        console.say("  Experiments that need one are skipped, the others run on loopback. `make doctor` says more.")
+    if asking:
+        console.say(
+            "  Before each: a question. Type the number of your answer, or Enter to pass (PREDICT=0: no questions)."
+        )
+
+
+def _announce(one: Experiment, number: int, count: int) -> None:
+    console.heading(f"[{number}/{count}] {one.title}   ({one.name})")
+    links = {str(replace(link, queue=link.queue)) for link in one.links.values()}
+    if links and not why_no_wire():
+        if len(links) == 1 and len(one.links) == len(one.hosts) * (len(one.hosts) - 1):
+            console.say(f"  Link, each way: {links.pop()}")
+        else:
+            for (source, target), link in one.links.items():
+                console.say(f"  Link {source} → {target}: {link}")
+
+
+def _predict(one: Experiment) -> str | None:
+    console.paragraph(one.question)
+    for number, choice in enumerate(one.choices, 1):
+        console.say(f"    {number}  {choice}")
+    while True:
+        try:
+            given = input("  Your answer: ").strip()
+        except EOFError:
+            console.say()
+            return None
+        if not given:
+            return None
+        if given.isdigit() and 1 <= int(given) <= len(one.choices):
+            return one.choices[int(given) - 1]
+        if given in one.choices:
+            return given
+        console.say(f"  A number from 1 to {len(one.choices)}, please, or Enter to pass.")
+
+
+def _show(outcome: Outcome) -> None:
+    if outcome.packets:
+        console.say()
+        for line in ladder.draw(outcome.packets, outcome.experiment.hosts, console.width()):
+            console.say(f"  {line}")
+    console.say()
+    for event in outcome.events:
+        if "measure" in event:
+            low, high = event["at_least"], event["at_most"]
+            good = (low is None or event["value"] >= low) and (high is None or event["value"] <= high)
+            value = f"{_number(event['value'])} {event['unit']}".rstrip()
+            asserted = console.style(f"({bounds(low, high, event['unit'])})", "dim")
+            console.say(f"  {console.mark(good)} {event['measure']}: {console.style(value, 'bold')}   {asserted}")
+        elif "seen" in event:
+            console.say(f"  {console.mark(event['holds'])} {event['seen']}")
+        elif "note" in event:
+            console.say(f"  = {event['note']}")
+    if outcome.state == "skipped":
+        console.say(f"  {console.style('skipped', 'yellow')} {outcome.experiment.name}: {outcome.reason}")
+    elif outcome.state == "failed":
+        console.say(f"  {console.mark(False)} This run did not show it: {outcome.reason}")
+        console.say("    A busy machine can do that: run it again alone. If it stays, the lab has a bug.")
+
+
+def _number(value: float) -> str:
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def _score(one: Experiment, guess: str | None) -> None:
+    if guess is None:
+        console.say(f"\n  Q  {one.question}")
+        console.say(f"  A  {one.answer}")
+    elif guess == one.answer:
+        console.say(f"\n  {console.mark(True)} You predicted {guess}.")
+    else:
+        console.say(f"\n  {console.mark(False)} You predicted {guess}; it is {one.answer}.")
+
+
+def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, asked: int, right: int) -> None:
+    counts = {state: sum(o.state == state for o in outcomes) for state in ("passed", "failed", "skipped")}
+    console.heading(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    if asked:
+        console.say(f"  You predicted {right} of {asked}.")
+    if counts["skipped"]:
+        console.say(f"  Skipped: {', '.join(o.experiment.name for o in outcomes if o.state == 'skipped')}")
+    if counts["failed"]:
+        console.say(f"  Failed: {', '.join(o.experiment.name for o in outcomes if o.state == 'failed')}")
+    recorded = any(outcome.packets for outcome in outcomes)
+    if recorded:
+        packets = sum(len(outcome.packets) for outcome in outcomes)
+        where = os.path.relpath(capture)
+        console.say(f"  Capture: {where}, {packets:,} packets; experiment n runs on 10.0.n.0/24")
+        console.say(f"           make wireshark-{lab.slug}   or   tshark -r {where} | head -40")
+    console.say(f"  Next:    read labs/{lab.folder.name}/README.md, then edit labs/{lab.folder.name}/exercise.py "
+                f"and run  make {lab.slug}-check")  # fmt: skip
+
+
+def no_such_capture(lab: Lab, capture: Path) -> CannotRun:
+    return CannotRun(f"There is no capture {os.path.relpath(capture)} yet. Run `make {lab.slug}` first.")
