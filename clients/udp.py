@@ -1,0 +1,117 @@
+r"""A datagram may be lost, late, doubled or a stranger's: a client needs a timer, a retry, and to know its answer.
+
+Run:   make udp-client                      or: python -m clients.udp hello world
+Try:   it against a server we did not write: socat -u UDP-LISTEN:7002,fork EXEC:/bin/false
+       (no answer ever comes: the client tries 4 times, and waits twice as long each time)
+
+The client sends `?<number> text` and takes only `!<number> …` for an answer. The number is random, new for each
+request, the same in each retry: so an answer that comes late, or that somebody forges blindly, is not taken for
+another's (RFC 5452 §4). A retry means that the server may do it twice, so only what may be repeated is asked so.
+
+Left out on purpose: measuring the round trip over many requests (RFC 6298; see protocols/reliable.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+PORT = 7002
+FIRST_TIMEOUT = 1.0  # seconds: what to wait when nothing is known of the path (RFC 8085 §3.1.1, RFC 6298 §2.1)
+TRIES = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    text: str
+    tries: int  # how many requests were sent for it
+    ignored: int  # datagrams that were not the answer
+    seconds: float  # from the first request on
+
+
+class NoAnswer(Exception):
+    """All tries are used up, or the host says that nobody listens there."""
+
+
+class _Inbox(asyncio.DatagramProtocol):
+    """Hands what arrives, or the error that ICMP told, to whoever awaits `wait`."""
+
+    def __init__(self, wanted: bytes) -> None:
+        self._wanted = wanted
+        self.ignored = 0
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data: bytes, peer: object) -> None:
+        if not data.startswith(self._wanted) or self.answer.done():
+            self.ignored += 1
+        else:
+            self.answer.set_result(data[len(self._wanted) :])
+
+    def error_received(self, exc: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(exc)
+
+
+async def ask(
+    text: str,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    *,
+    timeout: float = FIRST_TIMEOUT,
+    tries: int = TRIES,
+    log: Callable[[str], None] = lambda line: None,
+) -> Answer:
+    """Ask for *text* in upper case. *timeout* is for the first try; each further one waits twice as long.
+
+    Raises NoAnswer when none came, ValueError when the text makes a datagram that must be cut into fragments.
+    """
+    number = f"{secrets.randbits(32):010d} ".encode()
+    request = b"?" + number + text.encode()
+    if len(request) > 1200:
+        raise ValueError(f"{len(request)} bytes: at most 1200 pass everywhere in one packet (RFC 8085 §3.2)")
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    # A connected socket: the kernel drops what comes from elsewhere, and tells of a closed port.
+    transport, inbox = await loop.create_datagram_endpoint(lambda: _Inbox(b"!" + number), remote_addr=(host, port))
+    try:
+        for attempt in range(1, tries + 1):
+            transport.sendto(request)
+            log(f"> {request!r}")
+            try:
+                # shield: a timeout ends our waiting, not the future that the next try waits for.
+                data = await asyncio.wait_for(asyncio.shield(inbox.answer), timeout)
+            except TimeoutError:
+                log(f"= nothing after {timeout:g} s")
+                timeout *= 2  # Back off: a full network is not helped by more (RFC 8085 §3.1.1).
+                continue
+            log(f"< {data!r}")
+            return Answer(data.decode(errors="replace"), attempt, inbox.ignored, loop.time() - start)
+        raise NoAnswer(f"no answer from {host}:{port} to {tries} requests")
+    except OSError as error:
+        raise NoAnswer(f"{host}:{port}: {error.strerror}") from None  # ECONNREFUSED: ICMP port unreachable
+    finally:
+        transport.close()
+        inbox.answer.cancel()
+        await asyncio.sleep(0)  # The loop closes the socket in its next turn.
+
+
+async def main() -> None:
+    arguments = argparse.ArgumentParser(prog="clients.udp", description="Ask the lab's UDP server.")
+    arguments.add_argument("text", nargs="*", default=["hello"])
+    arguments.add_argument("--host", default="127.0.0.1")
+    arguments.add_argument("--port", type=int, default=PORT)
+    chosen = arguments.parse_args()
+    try:
+        answer = await ask(" ".join(chosen.text), chosen.host, chosen.port, log=print)
+    except (NoAnswer, ValueError, OSError) as error:
+        print(f"! {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(f"= {answer.text} ({answer.tries} sent, {1000 * answer.seconds:.1f} ms)")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
