@@ -36,7 +36,7 @@ def findings() -> list[Finding]:
     except CannotRun as error:
         found.append(Finding("tshark", False, "no quiz, no frames in verdicts", str(error)))
     ways = live.ways()
-    found.append(Finding("live capture", bool(ways), ", ".join(ways) or "not for this user; experiments record anyway",
+    found.append(Finding("live capture", bool(ways), ", ".join(ways) or "not for this user; runs record anyway",
                          "sudo dpkg-reconfigure wireshark-common && sudo usermod -aG wireshark $USER, log in again."))  # fmt: skip
     wireshark = shutil.which("wireshark")
     found.append(Finding("Wireshark", bool(wireshark), wireshark or "not installed (tshark shows the same as text)",

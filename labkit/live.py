@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from labkit.sandbox import CannotRun
 
 _ETH_P_ALL = 0x0003
 _PACKET_OUTGOING = 4  # Loopback shows each packet twice: as it leaves and as it arrives.
+_SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 _BUFFER = 4 << 20
 
 
@@ -74,34 +78,36 @@ def _own(port: int, path: Path, say: Callable[[str], None], seconds: float | Non
         raise CannotRun(f"{path} cannot be written: {error.strerror}.") from None
     count = 0
     end = time.monotonic() + seconds if seconds is not None else None
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-    sock.bind(("lo", _ETH_P_ALL))
-    sock.settimeout(0.2)
-    before = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    try:
-        recorder = Writer(fd, ["lo"], "loopback")
-        say(f"Recording port {port} on loopback into {path}. Ctrl-C stops.")
-        while end is None or time.monotonic() < end:
-            try:
-                data, address = sock.recvfrom(65535 + 14)
-            except TimeoutError:
-                continue
-            packet = decode(data) if address[2] != _PACKET_OUTGOING else None
-            if packet is not None and port in (packet.source_port, packet.destination_port):
-                recorder.add(0, time.time_ns(), data)
-                recorder.flush()
-                count += 1
-    except KeyboardInterrupt:
-        pass
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise CannotRun(f"{path} cannot be written: {error.strerror}. Make room or choose another folder.") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        sock.close()
-        os.close(fd)
-    return count
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL)) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+            sock.bind(("lo", _ETH_P_ALL))
+            recorder = Writer(fd, ["lo"], "loopback")
+            say(f"Recording port {port} on loopback into {path}. Ctrl-C stops.")
+            while True:
+                if not select.select([sock], [], [], 0.2)[0]:
+                    if stop.is_set() or (end is not None and time.monotonic() > end):
+                        return count  # All that had arrived is recorded.
+                    continue
+                data, (control, *_), _, address = sock.recvmsg(65535, 64)
+                packet = decode(data) if address[2] != _PACKET_OUTGOING else None
+                if packet is not None and port in (packet.source_port, packet.destination_port):
+                    seconds_part, nanoseconds = struct.unpack("qq", control[2])
+                    recorder.add(0, seconds_part * 1_000_000_000 + nanoseconds, data)
+                    recorder.flush()
+                    count += 1
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise CannotRun(
+                f"{path} cannot be written: {error.strerror}. Make room or choose another folder."
+            ) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(fd)
 
 
 def _foreign(tool: str, port: int, path: Path, say: Callable[[str], None], seconds: float | None) -> int:

@@ -1,0 +1,131 @@
+"""A learner's program may do anything; the checker is never hurt and always says what happened."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+
+import pytest
+
+from labkit import grade as grading
+from labkit.catalog import Lab
+from labkit.check import CheckFailed
+from tests.conftest import need_tool, need_wire
+
+CHECK = '''
+"""A toy: the program gets a listening socket and must greet."""
+import socket
+from labkit.check import Check, step
+
+def greeter(exercise, host, port):
+    listening = socket.create_server((host, int(port)))
+    exercise.serve(listening)
+
+@step("greets", rfc="RFC 0 §0", symptom="no greeting ....", where="look at the socket", code="send(b'hi')", seconds=3)
+async def greets(c: Check) -> None:
+    c.start("greeter", c.net.server.address, c.net.port)
+    conn = await c.connect()
+    await conn.send(b"x")
+    await conn.expect(b"hello", "a greeting", seconds=1)
+
+@step("is still there", rfc="RFC 0 §0", symptom="gone .........", where="look at the loop", code="while True: ...")
+async def again(c: Check) -> None:
+    conn = await c.connect(seconds=1)
+    await conn.send(b"x")
+    await conn.expect(b"hello", "a greeting", seconds=1)
+'''
+
+GOOD = """
+def serve(listening):
+    while True:
+        conn, _ = listening.accept()
+        conn.recv(1)
+        conn.sendall(b"hello")
+        conn.close()
+"""
+
+
+@pytest.fixture
+def verdict(tmp_path, request):
+    """Grade a program; returns (names of steps passed, last verdict)."""
+    need_wire()
+    (tmp_path / "check.py").write_text(CHECK)
+    lab = Lab("toy", 90, tmp_path)
+
+    def judge(source: str):
+        program = tmp_path / "exercise.py"
+        program.write_text(textwrap.dedent(source))
+        _, verdicts = grading.grade(lab, program, tmp_path / "check.pcapng")
+        return sum(v["state"] == "passed" for v in verdicts), verdicts[-1]
+
+    return judge
+
+
+def test_a_good_program_passes(verdict):
+    assert verdict(GOOD)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def serve(listening):\n    import time\n    while True: time.sleep(1)", "Nothing came back"),
+        ("def serve(listening):\n    while True: pass", "Nothing came back"),
+        ("def serve(listening):\n    import sys; sys.exit(0)", "ended"),
+        ("import sys; sys.exit(1)", "ended before it listened"),
+        ("import os; os._exit(7)", "ended before it listened"),
+        ("def serve(listening):\n    raise ValueError('I am lost')", "ended"),
+        ("def serve(listening:\n", "ended before it listened"),
+        ("x = bytearray(8 << 30)", "ended before it listened"),
+        ("import os, signal\ndef serve(l):\n    os.kill(-1, signal.SIGKILL)\n    while True: pass", ""),
+        ("import os, signal\ndef serve(l):\n    os.kill(os.getppid(), signal.SIGKILL)\n    while True: pass", ""),
+        ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", ""),
+        ("while True: print('noise' * 1000)", ""),
+        ("def serve(l):\n    c, _ = l.accept()\n    while True: c.sendall(b'hello' * 100000)", ""),
+        ("def serve(l):\n    c, _ = l.accept()\n    c.close()", ""),
+    ],
+    ids=["sleeps", "spins", "exits", "exits-on-import", "_exits", "raises", "no-syntax", "eats-memory", "kills-all",
+         "kills-parent", "fork-bomb", "noise", "floods", "closes"],
+)  # fmt: skip
+def test_a_bad_program_is_bounded_and_reported(verdict, source, said):
+    start = time.monotonic()
+    passed, last = verdict(source)
+    assert last["state"] == "failed"
+    assert said in last["what"]
+    assert passed < 2
+    assert time.monotonic() - start < 12
+
+
+def test_what_it_printed_is_quoted(verdict):
+    _, last = verdict("print('starting up')\nraise ValueError('I am lost')")
+    assert "starting up" in last["printed"]
+    assert "ValueError: I am lost" in last["printed"]
+    assert "labkit" not in last["printed"], "the harness's own frames are not the learner's to debug"
+
+
+def test_a_failure_tells_steps_bytes_and_a_filter(verdict):
+    _, last = verdict(GOOD.replace("hello", "help!"))
+    assert last["story"][-2:] == ["> 'x' (1 B)", "< 'help!' (5 B)"]
+    assert bytes.fromhex(last["got"]["bytes"]) == b"help!"
+    assert bytes.fromhex(last["wanted"]["bytes"]) == b"hello"
+    assert "tcp.port ==" in last["filter"]
+    assert last["reproduce"].startswith("printf '\\x78' | nc")
+
+
+def test_the_report_cites_the_frame_and_points_at_the_byte(verdict, tmp_path, capsys, monkeypatch):
+    need_tool("tshark")
+    (tmp_path / "check.py").write_text(CHECK)
+    (tmp_path / "exercise.py").write_text(GOOD.replace("hello", "help!"))
+    monkeypatch.setattr(grading, "captures_folder", lambda: tmp_path)
+    assert grading.report(Lab("toy", 90, tmp_path), tmp_path / "exercise.py", own=False) == 1
+    text = capsys.readouterr().out
+    wanted, got, caret = (line for line in text.splitlines() if line.startswith(("  wanted", "  got", "          ")) and
+                          ("^" in line or "68 65 6c" in line))  # fmt: skip
+    assert wanted.split()[1:6] == ["68", "65", "6c", "6c", "6f"]
+    assert caret.index("^") == got.index("70"), "the caret stands under the first wrong byte"
+    assert "Evidence: frame " in text
+    assert "make toy-hint" in text
+
+
+def test_a_failure_is_an_exception_with_all_it_needs():
+    error = CheckFailed("wrong", got=b"a", wanted=b"b", filter="tcp")
+    assert (str(error), error.got, error.wanted, error.filter) == ("wrong", b"a", b"b", "tcp")

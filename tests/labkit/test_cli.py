@@ -1,0 +1,279 @@
+"""The command line as a person meets it: exit codes, one clear sentence, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit import catalog
+from tests.conftest import need_tool, need_wire
+
+ROOT = catalog.ROOT
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The project as a fresh clone has it, so that no learner's captures and progress are touched."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def labkit(clone: Path, *words: str, seconds: float = 50, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "labkit", *words], cwd=clone, capture_output=True, text=True, timeout=seconds,
+        env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def assert_one_clear_sentence(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = [line for line in done.stderr.splitlines() if line]
+    assert len(said) == 1, done.stderr
+    assert said[0].startswith("labkit: ")
+    for word in words:
+        assert word in said[0]
+
+
+def test_unknown_lab(clone):
+    assert_one_clear_sentence(labkit(clone, "run", "tpc"), "no lab 'tpc'", "tcp")
+
+
+def test_unknown_experiment(clone):
+    assert_one_clear_sentence(labkit(clone, "run", "tcp", "--exp", "nagel"), "no experiment 'nagel'", "handshake")
+
+
+def test_quiz_without_a_capture(clone):
+    shutil.rmtree(clone / "captures", ignore_errors=True)
+    assert_one_clear_sentence(labkit(clone, "quiz", "tcp"), "make tcp")
+
+
+def test_wireshark_without_a_capture(clone):
+    shutil.rmtree(clone / "captures", ignore_errors=True)
+    assert_one_clear_sentence(labkit(clone, "wireshark", "tcp"), "make tcp")
+
+
+def test_quiz_with_a_capture_of_something_else(clone):
+    need_tool("tshark")
+    (clone / "captures").mkdir(exist_ok=True)
+    (clone / "captures/tcp.pcapng").write_bytes(b"GIF89a, and not a capture at all")
+    assert_one_clear_sentence(labkit(clone, "quiz", "tcp"), "tshark cannot read")
+
+
+def test_run_tells_packets_values_answer_and_what_next(clone):
+    need_wire()
+    done = labkit(clone, "run", "tcp", "--exp", "handshake")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "├─ SYN seq 0 ─" in done.stdout
+    assert "delayed 50.0 ms" in done.stdout
+    assert re.search(r"✓ .*: .* ms   \(", done.stdout), "a measured value with its bounds"
+    assert "\n  Q  " in done.stdout
+    assert "\n  A  " in done.stdout
+    assert "captures/tcp.pcapng" in done.stdout
+    assert "make tcp-check" in done.stdout
+    assert "\x1b[" not in done.stdout, "no colour in a pipe"
+
+
+def test_run_in_an_ascii_world(clone):
+    need_wire()
+    done = labkit(clone, "run", "tcp", "--exp", "handshake", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert "|- SYN seq 0 -" in done.stdout
+
+
+def test_json_for_machines(clone):
+    need_wire()
+    (row,) = json.loads(labkit(clone, "run", "tcp", "--exp", "handshake", "--json").stdout)
+    assert row["state"] == "passed"
+    assert row["packets"] > 3
+    for command in ("list", "doctor", "progress"):
+        assert json.loads(labkit(clone, command, "--json").stdout)
+
+
+def test_the_wire_is_not_to_be_had(clone):
+    """What needs a link is skipped by name; alone it cannot run, and that is not a pass."""
+    done = labkit(clone, "run", "tcp", "--exp", "handshake", LABKIT_NO_WIRE="1")
+    assert done.returncode == 2
+    assert "skipped handshake: it needs the wire" in done.stdout
+
+
+def test_predict_on_a_terminal(clone):
+    need_wire()
+    main, side = pty.openpty()
+    command = [sys.executable, "-m", "labkit", "run", "tcp", "--exp", "handshake"]
+    process = subprocess.Popen(command, cwd=clone, stdin=side, stdout=side, stderr=side, close_fds=True)
+    os.close(side)
+    said = b""
+    answered = False
+    try:
+        while True:
+            try:
+                piece = os.read(main, 4096)
+            except OSError:  # EIO: the other side is closed.
+                break
+            if not piece:
+                break
+            said += piece
+            if not answered and b"Your answer:" in said:
+                os.write(main, b"9\n2\n")
+                answered = True
+    finally:
+        process.wait(20)
+        os.close(main)
+    text = said.decode()
+    assert "A number from 1 to" in text
+    assert "You predicted" in text
+    assert "\x1b[" in text, "colour on a terminal"
+
+
+def test_ctrl_c_in_the_middle_leaves_a_good_capture(clone):
+    need_wire()
+    need_tool("capinfos")
+    (clone / "captures").mkdir(exist_ok=True)
+    capture = clone / "captures/tcp.pcapng"
+    capture.unlink(missing_ok=True)
+    process = subprocess.Popen([sys.executable, "-m", "labkit", "run", "tcp"], cwd=clone, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)  # fmt: skip
+    end = time.monotonic() + 10
+    while not (capture.exists() and capture.stat().st_size > 1000):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Stopped" in said
+    assert "Traceback" not in said
+    assert subprocess.run(["capinfos", capture], capture_output=True).returncode == 0
+
+
+def test_tshark_is_missing(clone, tmp_path):
+    need_wire()
+    labkit(clone, "run", "tcp", "--exp", "handshake")
+    assert_one_clear_sentence(labkit(clone, "quiz", "tcp", PATH=str(tmp_path)), "tshark is not installed")
+    done = labkit(clone, "check", "tcp", PATH=str(tmp_path))
+    assert done.returncode == 1, "the check works without it"
+    assert "No frame to cite: tshark is not installed" in done.stdout or "Filter:" not in done.stdout
+
+
+def test_tshark_is_too_old(clone, tmp_path):
+    need_wire()
+    fake = tmp_path / "tshark"
+    fake.write_text("#!/bin/sh\necho 'TShark (Wireshark) 2.6.10 (Git v2.6.10)'\n")
+    fake.chmod(0o755)
+    labkit(clone, "run", "tcp", "--exp", "handshake")
+    path = f"{tmp_path}:/usr/bin:/bin"
+    assert_one_clear_sentence(labkit(clone, "quiz", "tcp", PATH=path), "2.6.10", "4.0")
+
+
+@pytest.mark.parametrize("command", ["serve"])
+def test_the_port_is_taken(clone, command):
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 7001))
+        taken.listen()
+        done = labkit(clone, command, "tcp", seconds=10)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "7001" in done.stderr
+
+
+def test_nobody_listens(clone):
+    done = labkit(clone, "connect", "tcp", seconds=20)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_written(clone):
+    need_wire()
+    shutil.rmtree(clone / "captures", ignore_errors=True)
+    (clone / "captures").write_text("a file where the folder should be")
+    try:
+        assert_one_clear_sentence(labkit(clone, "run", "tcp", "--exp", "handshake"), "captures")
+    finally:
+        (clone / "captures").unlink()
+
+
+def test_a_pipe_that_closes_early(clone):
+    need_wire()
+    done = subprocess.run(f"{sys.executable} -m labkit run tcp --exp handshake | head -1", shell=True, cwd=clone,
+                          capture_output=True, text=True, timeout=30)  # fmt: skip
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_survives_a_broken_file_and_resets_per_lab(clone):
+    need_wire()
+    notes = clone / ".progress.json"
+    notes.write_text("{broken")
+    labkit(clone, "run", "tcp", "--exp", "handshake")
+    assert json.loads(notes.read_text())["tcp"]["run"] == {"handshake": "passed"}
+    assert (clone / ".progress.json.broken").read_text() == "{broken"
+    labkit(clone, "reset", "udp")
+    assert "tcp" in json.loads(notes.read_text())
+    labkit(clone, "reset", "tcp")
+    assert json.loads(notes.read_text()) == {}
+
+
+def test_hints_climb_the_ladder(clone):
+    labkit(clone, "reset", "tcp")
+    assert "Try first" in labkit(clone, "hint", "tcp").stdout
+    assert labkit(clone, "check", "tcp").returncode == 1
+    assert "Hint 1 of 3" in labkit(clone, "hint", "tcp").stdout
+    assert "Where to look" in labkit(clone, "hint", "tcp").stdout
+    assert "The code" in labkit(clone, "hint", "tcp").stdout
+    assert labkit(clone, "check", "tcp", "--file", "labs/01-tcp/solution.py").returncode == 0
+    assert "Hint 3 of 3" in labkit(clone, "hint", "tcp").stdout, "the solution's pass is not the learner's"
+
+
+def test_quiz_from_a_pipe(clone):
+    need_wire()
+    need_tool("tshark")
+    labkit(clone, "run", "tcp")
+    answers = [row["answer"] for row in json.loads(labkit(clone, "quiz", "tcp", "--json").stdout)]
+    command = [sys.executable, "-m", "labkit", "quiz", "tcp"]
+    done = subprocess.run(
+        command, cwd=clone, input="\n".join(answers) + "\n", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(answers)} of {len(answers)} right" in done.stdout
+    wrong = "\n\nnonsense\nnonsense\nnonsense\nquit\n"
+    done = subprocess.run(command, cwd=clone, input=wrong, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"In your capture it is {answers[0]}" in done.stdout
+
+
+def test_live_capture_on_loopback(clone):
+    from labkit import live
+
+    if not live.ways():
+        assert_one_clear_sentence(labkit(clone, "capture", "tcp", "--seconds", "1"), "may not capture")
+        return
+    process = subprocess.Popen([sys.executable, "-m", "labkit", "capture", "tcp", "--seconds", "20"], cwd=clone,
+                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert "Recording port 7001" in process.stdout.readline()
+    time.sleep(0.3) if live.ways()[0] != "packet socket" else None
+    with socket.create_server(("127.0.0.1", 7001)) as server, socket.create_connection(("127.0.0.1", 7001)) as client:
+        peer, _ = server.accept()
+        client.sendall(b"hello")
+        assert peer.recv(5) == b"hello"
+        peer.close()
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert int(said.split()[0]) >= 6

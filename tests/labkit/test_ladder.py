@@ -1,0 +1,85 @@
+"""The ladder: labels, relative numbers, what is chosen of a long run, and that lines are aligned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
+from labkit.ladder import draw, rungs, select
+
+BASE = Seen(1, 100.0, "client", "client", "server", "tcp", 5000, 7001, 0, 0, 0, 1000, b"", (), None, 0, False, 40,
+            None, "")  # fmt: skip
+HOSTS = ("client", "server")
+
+
+def up(flags, seq, ack=0, payload=b"", **more):
+    return replace(BASE, flags=flags, seq=seq, ack=ack, payload=payload, **more)
+
+
+def down(flags, seq, ack=0, payload=b"", **more):
+    swapped = replace(BASE, source="server", target="client", source_port=7001, target_port=5000)
+    return replace(swapped, flags=flags, seq=seq, ack=ack, payload=payload, **more)
+
+
+HANDSHAKE = [up(SYN, 4_294_967_295), down(SYN | ACK, 77, 0), up(ACK, 0, 78)]
+
+
+def test_numbers_are_relative_and_wrap():
+    labels = [rung.label for rung in rungs([*HANDSHAKE, up(PSH | ACK, 0, 78, b"abc"), down(ACK, 78, 3)])]
+    assert labels == [
+        "SYN seq 0",
+        "SYN,ACK seq 0 ack 1",
+        "ACK seq 1 ack 1",
+        "PSH,ACK seq 1 ack 1 len 3",
+        "ACK seq 1 ack 4",
+    ]
+
+
+def test_a_retransmission_says_again():
+    found = rungs([*HANDSHAKE, up(ACK, 0, 78, b"abc"), up(ACK, 3, 78, b"def"), up(ACK, 0, 78, b"abc")])
+    assert [("again" in rung.label) for rung in found] == [False] * 5 + [True]
+
+
+def test_zero_window_and_sack_are_told():
+    found = rungs([*HANDSHAKE, down(ACK, 78, 0, window=0), down(ACK, 78, 0, sack=((10, 20),))])
+    assert "win 0" in found[3].label
+    assert "sack 11-21" in found[4].label
+
+
+def test_a_dropped_packet_never_reaches_the_other_side():
+    line = draw([up(SYN, 0, fate="dropped: 2 % loss")], HOSTS, 100)[1]
+    assert "✗" in line
+    assert "▶" not in line
+    assert "dropped: 2 % loss" in line
+
+
+def test_arrows_end_under_the_hosts():
+    lines = draw([*HANDSHAKE, down(FIN | ACK, 78, 0), up(RST, 0)], HOSTS, 100)
+    heads = lines[0]
+    for line in lines[1:]:
+        assert line[heads.index("client") : heads.index("server")].strip()
+    assert {line.index("▶") for line in lines[1:] if "▶" in line} == {lines[1].index("▶")}
+    assert {line.index("◀") for line in lines[1:] if "◀" in line} == {lines[1].index("├")}
+
+
+def test_of_a_long_run_the_telling_packets_are_shown():
+    long = [*HANDSHAKE, *(up(ACK, 3 * i, 78, b"abc") for i in range(500))]
+    long[300] = replace(long[300], fate="dropped: data segment no. 298")
+    shown = select(rungs(long), 20)
+    assert len(shown) <= 20
+    assert {0, 1, 2, 300, 502} <= set(shown)
+    text = "\n".join(draw(long, HOSTS, 100, most=20))
+    assert "packets, " in text
+    assert "dropped: data segment no. 298" in text
+
+
+def test_three_hosts_and_a_stranger():
+    middle = replace(up(SYN, 0), source="balancer", target="server")
+    stranger = replace(up(SYN, 0), target="10.9.9.9")
+    lines = draw([middle, stranger], ("client", "balancer", "server"), 120)
+    assert lines[1].index("├") >= lines[0].index("balancer")
+    assert "10.9.9.9" in lines[2]
+
+
+def test_nothing_to_draw():
+    assert draw([], HOSTS, 100) == []

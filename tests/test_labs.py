@@ -1,0 +1,123 @@
+"""Every lab does what it says: experiments, quiz, sheet, starter, solution, rogues."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from labkit import catalog, quiz
+from labkit.check import steps_of
+from labkit.grade import grade
+from labkit.lab import bounds
+from labkit.run import Outcome, run_experiment
+from tests.conftest import need_tool, need_wire
+
+LABS = catalog.labs()
+EXPERIMENTS = [(lab, one) for lab in LABS for one in lab.experiments()]
+ROGUES = [(lab, path) for lab in LABS for path in sorted((lab.folder / "rogues").glob("*.py"))]
+QUESTIONS = [(lab, one) for lab in LABS for one in quiz.questions(lab)]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("captures")
+
+
+@pytest.fixture(scope="session")
+def outcome(folder):
+    """Runs an experiment once in this session, into one capture per lab, as `make <slug>` does."""
+
+    @cache
+    def run(slug: str, name: str) -> Outcome:
+        lab = catalog.lab(slug)
+        return run_experiment(lab, lab.experiment(name), folder / f"{slug}.pcapng", append=True)
+
+    return run
+
+
+def by_name(value: object) -> str:
+    if isinstance(value, catalog.Lab):
+        return value.slug
+    return value.stem if isinstance(value, Path) else getattr(value, "name", "")
+
+
+@pytest.mark.parametrize(("lab", "experiment"), EXPERIMENTS, ids=by_name)
+def test_experiment_shows_what_it_says(lab, experiment, outcome):
+    need_wire()
+    found = outcome(lab.slug, experiment.name)
+    assert found.state == "passed", found.reason
+    assert found.measures, "an experiment that measures nothing proves nothing"
+    assert found.packets, "nothing was recorded"
+
+
+@pytest.mark.parametrize("lab", LABS, ids=by_name)
+def test_the_sheet_tables_every_measure_with_its_bounds(lab, outcome):
+    """Each row of the Predict table is a measure of the code, and each measure has its row."""
+    need_wire()
+    text = (lab.folder / "README.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Predict\n")[2].partition("\n## ")[0]
+    rows = [tuple(cell.strip().strip("`") for cell in line.strip("|").split("|")) for line in section.splitlines()
+            if line.startswith("|")][2:]  # fmt: skip
+    measured = []
+    for one in lab.experiments():
+        for event in outcome(lab.slug, one.name).measures:
+            measured.append((one.name, event["measure"], bounds(event["at_least"], event["at_most"], event["unit"])))
+    assert sorted(rows) == sorted(set(measured))
+
+
+@pytest.mark.parametrize("lab", LABS, ids=by_name)
+def test_on_plain_loopback_nothing_is_skipped_silently(lab):
+    """Without a wire, what needs one is skipped by name; all the rest passes."""
+    environment = {**os.environ, "LABKIT_NO_WIRE": "1"}
+    command = [sys.executable, "-m", "labkit", "run", lab.slug, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=catalog.ROOT, timeout=60)
+    states = {row["experiment"]: row["state"] for row in json.loads(done.stdout)}
+    wanted = {one.name: "skipped" if one.needs_wire else "passed" for one in lab.experiments()}
+    assert states == wanted, done.stdout
+
+
+@pytest.mark.parametrize(("lab", "question"), QUESTIONS, ids=lambda v: v.slug if by_name(v) else v.text[:30])
+def test_question_is_answered_by_a_capture(lab, question, outcome, folder):
+    need_wire()
+    need_tool("tshark")
+    outcome(lab.slug, question.experiment)
+    # The section number of an experiment depends on the order of the tests, its network does not.
+    right = quiz.right_answer(lab, question, folder / f"{lab.slug}.pcapng")
+    assert quiz.is_right(question, right, right)
+    assert question.hints
+    assert all(question.hints)
+    assert question.explain
+
+
+@pytest.mark.parametrize("lab", LABS, ids=by_name)
+def test_the_starter_fails_with_a_clear_first_failure(lab, tmp_path):
+    steps, verdicts = grade(lab, lab.folder / "exercise.py", tmp_path / "check.pcapng")
+    assert verdicts[-1]["state"] == "failed"
+    assert len(verdicts) < len(steps)
+    assert verdicts[-1]["what"]
+
+
+@pytest.mark.parametrize("lab", LABS, ids=by_name)
+def test_the_solution_passes(lab, tmp_path):
+    steps, verdicts = grade(lab, lab.folder / "solution.py", tmp_path / "check.pcapng")
+    assert [verdict["state"] for verdict in verdicts] == ["passed"] * len(steps), verdicts[-1]
+
+
+@pytest.mark.parametrize(("lab", "rogue"), ROGUES, ids=by_name)
+def test_the_rogue_is_caught(lab, rogue, tmp_path):
+    """A rogue's first line names the step that catches it and words of its message."""
+    first = rogue.read_text(encoding="utf-8").splitlines()[0]
+    match = re.fullmatch(r'"""Caught by: (\w+): (.+?)(?:""")?', first)
+    assert match, f"{rogue.name} does not begin with the line that says what catches it"
+    _, verdicts = grade(lab, rogue, tmp_path / "check.pcapng")
+    last = verdicts[-1]
+    name = steps_of(lab.module("check"))[last["step"]].name
+    assert (name, last["state"]) == (match[1], "failed"), last
+    assert match[2].rstrip(".") in last["what"]
