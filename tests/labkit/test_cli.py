@@ -16,22 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from labkit import catalog
+from tests.clone import fresh_clone
 from tests.conftest import need_tool, need_wire
-
-ROOT = catalog.ROOT
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """The project as a fresh clone has it, so that no learner's captures and progress are touched."""
-    folder = tmp_path_factory.mktemp("clone")
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-    return folder
+    return fresh_clone(tmp_path_factory.mktemp("clone"))
 
 
 def labkit(clone: Path, *words: str, seconds: float = 50, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,150 @@
+"""Every command on a sheet is run, as it stands there, in a fresh copy of the project."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from labkit import catalog
+from tests.clone import fresh_clone
+from tests.conftest import need_tool, need_wire
+
+LABS = catalog.labs()
+RUNS_UNTIL_STOPPED = re.compile(r"^make \w+-(server|capture|exercise)\b")
+TOOLS = ("tshark", "nc", "ncat", "socat", "curl", "capinfos", "ss", "tcpdump")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    name: str
+    path: Path
+    port: int
+
+    def blocks(self) -> list[list[str]]:
+        """The commands of each ```sh block, comments and blank lines left out."""
+        found = []
+        for block in re.findall(r"^```sh\n(.*?)^```", self.path.read_text(encoding="utf-8"), re.M | re.S):
+            lines = [re.sub(r"\s{2,}# .*$", "", line).rstrip() for line in block.replace("\\\n", " ").splitlines()]
+            found.append([line for line in lines if line and not line.startswith("#")])
+        return found
+
+
+SHEETS = [Sheet(lab.slug, lab.folder / "README.md", lab.port) for lab in LABS]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    folder = fresh_clone(tmp_path_factory.mktemp("sheets"))
+    (folder / "bin").mkdir()
+    wireshark = folder / "bin/wireshark"  # No window on a test machine: that it would open the file is enough.
+    wireshark.write_text('#!/bin/sh\ntest -s "$1"\n')
+    wireshark.chmod(0o755)
+    return folder
+
+
+def run(clone: Path, line: str, seconds: float = 55) -> subprocess.CompletedProcess[str]:
+    path = f"{clone}/bin:{os.environ['PATH']}"
+    return subprocess.run(["bash", "-c", line], cwd=clone, capture_output=True, text=True, timeout=seconds,
+                          stdin=subprocess.DEVNULL, env={**os.environ, "PATH": path, "CI": ""})  # fmt: skip
+
+
+@contextlib.contextmanager
+def background(clone: Path, line: str, port: int):
+    """Run a command that lasts until Ctrl-C; it must then end by itself, with 0."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {line}"], cwd=clone, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    wait_until_ready(process, port, line)
+    yield
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=10)
+    assert process.returncode in (0, 2, 130), f"{line}: {said}"  # make itself says 2 when it was interrupted
+    assert "Traceback" not in said
+
+
+def wait_until_ready(process: subprocess.Popen[str], port: int, line: str) -> None:
+    """A server is ready when the port is taken, for TCP or for UDP; a capture says so in its first line."""
+    if "-capture" in line:
+        assert "Recording" in process.stdout.readline()
+        return
+    end = time.monotonic() + 10
+    while time.monotonic() < end and process.poll() is None:
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(socket.AF_INET, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    return
+        time.sleep(0.02)
+    pytest.fail(f"{line} is not ready: {process.stdout.read() if process.poll() is not None else 'it says nothing'}")
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.name)
+def test_every_command_on_the_sheet_runs(sheet, clone):
+    need_wire()
+    blocks = sheet.blocks()
+    assert sum(map(len, blocks)) >= 5, "a sheet without commands teaches nothing"
+    for tool in TOOLS:
+        if any(re.search(rf"\b{tool}\b", line) for block in blocks for line in block):
+            need_tool(tool)
+    ran: set[str] = set()
+    shutil.rmtree(clone / "captures", ignore_errors=True)
+    for block in blocks:
+        with contextlib.ExitStack() as running:
+            for line in block:
+                if RUNS_UNTIL_STOPPED.match(line):
+                    running.enter_context(background(clone, line, sheet.port))
+                elif line not in ran or running:
+                    ran.add(line)
+                    done = run(clone, line)
+                    assert_ran(line, done)
+
+
+def assert_ran(line: str, done: subprocess.CompletedProcess[str]) -> None:
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said, f"{line}: {said}"
+    if re.fullmatch(r"make \w+-check", line):  # On the starter: a verdict, and it is a failure.
+        assert "make: ***" in said
+        assert "Stuck?" in said
+    elif re.fullmatch(r"make \w+-quiz", line):  # Nobody answers here.
+        assert "questions about your own packets" in said
+    else:
+        assert done.returncode == 0, f"{line}: {said}"
+        if line.startswith("tshark"):
+            assert done.stdout.strip(), f"{line} shows nothing"
+
+
+def test_the_readme_names_targets_that_exist():
+    text = (catalog.ROOT / "README.md").read_text(encoding="utf-8")
+    for line in set(re.findall(r"\bmake ([a-z][\w-]*)", text)):
+        done = subprocess.run(["make", "-n", line], cwd=catalog.ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"make {line}: {done.stderr}"
+        assert "There is no target" not in done.stdout
+
+
+def test_make_alone_lists_the_targets():
+    done = subprocess.run(["make"], cwd=catalog.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for lab in LABS:
+        assert lab.slug in done.stdout
+    for target in ("doctor", "certs", "progress", "test lint bench", "clean", "wireshark-<lab>", "<lab>-hint"):
+        assert target in done.stdout
+
+
+def test_an_unknown_target_names_the_labs():
+    done = subprocess.run(["make", "tpc"], cwd=catalog.ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "There is no target tpc. Labs: tcp" in done.stderr
