@@ -6,6 +6,7 @@ Exit codes: 0 passed, 1 failed, 2 could not run (one sentence says why and what 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import runpy
@@ -15,6 +16,7 @@ import sys
 from pathlib import Path
 
 from labkit import catalog, console, doctor, grade, live, narrate, progress, quiz
+from labkit.pcapng import BadCapture
 from labkit.run import captures_folder
 from labkit.sandbox import CannotRun
 
@@ -59,9 +61,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # In a pipe, too, a line is seen when it is said.
     try:
         return _dispatch(options)
-    except CannotRun as error:
+    except (CannotRun, BadCapture) as error:
         sys.stdout.flush()
         print(f"labkit: {error}", file=sys.stderr)
         return 2

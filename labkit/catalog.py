@@ -29,9 +29,9 @@ class Lab:
 
     @property
     def title(self) -> str:
-        """The first heading of the sheet, without the lab's number."""
+        """The first heading of the sheet, without the lab's number and slug."""
         first = (self.folder / "README.md").read_text(encoding="utf-8").splitlines()[0]
-        return first.lstrip("# ").split("·", 1)[-1].strip()
+        return first.rpartition(f"{self.slug}:")[2].strip("# ")
 
     def module(self, name: str) -> ModuleType:
         """Import one of the lab's files ("experiments", "check")."""

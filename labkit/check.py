@@ -29,12 +29,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from labkit.lab import Host, Network
 from labkit.sandbox import CannotRun
 
-_OUTPUT_LIMIT = 1 << 20  # bytes of a program's output that are kept
 _READ_LIMIT = 1 << 24  # bytes that one `expect` reads: a peer that never stops must not own our memory
 
 
@@ -88,7 +87,7 @@ class CheckFailed(Exception):
 class Program:
     """A learner's program, running on a host."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: Any, result: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], result: IO[bytes]) -> None:
         self._process, self._output, self._result = process, output, result
 
     @property
@@ -108,8 +107,7 @@ class Program:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        with contextlib.suppress(OSError):
-            os.close(self._result)
+        self._result.close()
         self._output.close()
 
     async def result(self, seconds: float) -> Any:
@@ -124,8 +122,7 @@ class Program:
             await asyncio.sleep(0.005)
         if self._process.returncode != 0:
             raise CheckFailed("Your program ended with an error.")
-        os.lseek(self._result, 0, os.SEEK_SET)
-        return json.loads(os.read(self._result, 1 << 20) or b"null")
+        return json.loads(os.pread(self._result.fileno(), _READ_LIMIT, 0) or b"null")
 
 
 class Conn:
@@ -233,13 +230,12 @@ class Check:
 
     def start(self, role: str, *arguments: object, host: str = "server") -> Program:
         """Run `role(exercise, *arguments)` of the check file in the learner's own process on a host."""
-        output = tempfile.TemporaryFile()  # Noise goes to a file with a limit, not to our memory.
-        result = os.memfd_create("result")
+        output, result = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # Limited by RLIMIT_FSIZE; no name.
         argv = [sys.executable, "-m", "labkit.learner", str(self.check_file), role, str(self.exercise_file)]
-        environment = {**os.environ, "LABKIT_RESULT": str(result), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "LABKIT_RESULT": str(result.fileno()), "PYTHONUNBUFFERED": "1"}
         process = self.net[host].popen(
             *argv, *map(str, arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            env=environment, pass_fds=(result,), start_new_session=True,
+            env=environment, pass_fds=(result.fileno(),), start_new_session=True,
         )  # fmt: skip
         program = Program(process, output, result)
         self.programs.append(program)

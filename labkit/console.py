@@ -7,6 +7,12 @@ import shutil
 import sys
 import textwrap
 
+# What to write where the output cannot carry a sign.
+_LETTERS = {
+    "─": "-", "▶": ">", "◀": "<", "├": "|", "┤": "|", "│": "|", "┆": ":", "✗": "x", "✓": "ok", "…": "...",
+    "×": "x", "→": "->", "·": "-", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "’": "'", "–": "-", "—": "-",
+}  # fmt: skip
+
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -42,10 +48,8 @@ def plain(text: str) -> str:
     """Replace what the output's encoding cannot carry."""
     if fancy():
         return text
-    swaps = {"─": "-", "▶": ">", "◀": "<", "├": "|", "┤": "|", "│": "|", "✗": "x", "✓": "ok", "…": "...", "×": "x",
-             "→": "->", "·": "-", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "’": "'", "–": "-", "—": "-"}  # fmt: skip
-    for fancy_sign, sign in swaps.items():
-        text = text.replace(fancy_sign, sign)
+    for sign, letters in _LETTERS.items():
+        text = text.replace(sign, letters)
     encoding = sys.stdout.encoding or "ascii"
     return text.encode(encoding, "replace").decode(encoding)
 

@@ -8,8 +8,9 @@ telling packets are shown: the first, the last, and what is out of the ordinary.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labkit import console
 from labkit.lab import FIN, RST, SYN, Seen
@@ -88,6 +89,19 @@ def _weighed(p: Seen, weight: int) -> int:
     return max(weight, 2) if any(w in p.fate for w in ("duplicated", "reordered")) else weight
 
 
+def silences(packets: Sequence[Seen], most: int = 3) -> dict[int, float]:
+    """The longest pauses: index of the packet that ends one → its length in ms.
+
+    A pause counts when it is long for this run: at least 5 ms and eight times the median.
+    """
+    gaps = {i: 1000 * (packets[i].time - packets[i - 1].time) for i in range(1, len(packets))}
+    if not gaps:
+        return {}
+    limit = max(5.0, 8 * statistics.median(gaps.values()))
+    longest = sorted((i for i in gaps if gaps[i] >= limit), key=lambda i: (-round(gaps[i], -1), i))
+    return {i: gaps[i] for i in longest[:most]}
+
+
 def select(found: Sequence[Rung], most: int) -> list[int]:
     """The indices of at most *most* rungs: the first and last, then by weight, earlier first."""
     if len(found) <= most:
@@ -107,6 +121,10 @@ def draw(packets: Sequence[Seen], hosts: Sequence[str], columns: int, most: int 
     if not packets:
         return []
     found = rungs(packets)
+    pauses = silences(packets)
+    for i in pauses:  # Who fell silent, and who spoke first again.
+        found[i - 1] = replace(found[i - 1], weight=max(2, found[i - 1].weight))
+        found[i] = replace(found[i], weight=max(2, found[i].weight))
     shown = select(found, most)
     note_width = 30
     lane = max(24, (columns - 14 - note_width) // max(1, len(hosts) - 1))
@@ -119,6 +137,8 @@ def draw(packets: Sequence[Seen], hosts: Sequence[str], columns: int, most: int 
             skipped = found[before + 1 : i]
             size = sum(r.packet.length for r in skipped)
             lines.append(console.style(f"{'…':>10}  {len(skipped)} packets, {_bytes(size)}, not shown", "dim"))
+        elif i in pauses:
+            lines.append(console.style(f"{'┆':>11} {pauses[i]:.0f} ms of silence", "yellow"))
         before = i
         lines.append(_line(found[i], at, lane, 1000 * (found[i].packet.time - start)))
     return lines
@@ -142,9 +162,10 @@ def _line(rung: Rung, at: dict[str, int], lane: int, milliseconds: float) -> str
         if p.dropped:
             body = ("✗ ───" + label + "─┤").rjust(length)
     body = body.ljust(length)
-    text = stamp + " " * min(left, right) + " " + body + "   "
+    text = stamp + " " * min(left, right) + " " + body
     colour = _colour(rung)
-    return console.style(text, *colour) + console.style(p.fate, *(colour or ("dim",)))
+    fate = "   " + console.style(p.fate, *(colour or ("dim",))) if p.fate else ""
+    return console.style(text, *colour) + fate
 
 
 def _colour(rung: Rung) -> tuple[str, ...]:

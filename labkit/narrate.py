@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -11,42 +12,39 @@ from pathlib import Path
 from labkit import console, ladder, progress
 from labkit.catalog import Lab
 from labkit.lab import Experiment, bounds
-from labkit.run import Outcome, captures_folder, run_experiment, why_no_wire
+from labkit.run import Outcome, captures_folder, recording_into, run_experiment, why_no_wire
 from labkit.sandbox import CannotRun
 
 
-def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None, port: int | None = None) -> int:
+def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -> int:
     """Run the experiments of a lab, or only one; return the exit code."""
     chosen = [lab.experiment(only)] if only else lab.experiments()
     capture = captures_folder() / f"{lab.slug}.pcapng"
     asking = not as_json and sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("PREDICT") != "0"
-    outcomes = []
-    right = asked = 0
     if not as_json:
         _introduce(lab, len(chosen), asking)
-    for index, one in enumerate(chosen):
-        guess = None
-        if not as_json:
+    outcomes = []
+    guesses: dict[str, bool] = {}
+    with contextlib.nullcontext() if why_no_wire() else recording_into(capture):
+        for index, one in enumerate(chosen):
+            if as_json:
+                outcomes.append(run_experiment(lab, one, capture, append=index > 0, vantage=vantage))
+                continue
             _announce(one, index + 1, len(chosen))
-            guess = _predict(one) if asking else None
-        outcome = run_experiment(lab, one, capture, append=index > 0, vantage=vantage)
-        outcomes.append(outcome)
-        progress.note(lab.slug, "run", **{one.name: outcome.state})
-        if as_json:
-            continue
-        _show(outcome)
-        if guess is not None and outcome.state == "passed":
-            asked += 1
-            right += guess == one.answer
-            progress.note(lab.slug, "predict", **{one.name: guess == one.answer})
-        if outcome.state == "passed":
-            _score(one, guess)
-            console.say()
-            console.paragraph(one.why)
+            guess = _predict(one, asking)
+            outcome = run_experiment(lab, one, capture, append=index > 0, vantage=vantage)
+            outcomes.append(outcome)
+            progress.note(lab.slug, "run", **{one.name: outcome.state})
+            _show(outcome)
+            if outcome.state == "passed":
+                if guess is not None:
+                    guesses[one.name] = guess == one.answer
+                    progress.note(lab.slug, "predict", **{one.name: guess == one.answer})
+                _score(one, guess)
     if as_json:
         print(json.dumps([outcome.as_json() for outcome in outcomes], indent=1))
     else:
-        _conclude(lab, outcomes, capture, asked, right)
+        _conclude(lab, outcomes, capture, guesses)
     if any(outcome.state == "failed" for outcome in outcomes):
         return 1
     return 2 if all(outcome.state == "skipped" for outcome in outcomes) else 0
@@ -76,7 +74,11 @@ def _announce(one: Experiment, number: int, count: int) -> None:
                 console.say(f"  Link {source} → {target}: {link}")
 
 
-def _predict(one: Experiment) -> str | None:
+def _predict(one: Experiment, asking: bool) -> str | None:
+    """Ask the question; return the choice, None for a pass. Where nobody can answer, only tell it."""
+    if not asking:
+        console.say(f"  Q  {one.question}")
+        return None
     console.paragraph(one.question)
     for number, choice in enumerate(one.choices, 1):
         console.say(f"    {number}  {choice}")
@@ -127,19 +129,20 @@ def _number(value: float) -> str:
 
 def _score(one: Experiment, guess: str | None) -> None:
     if guess is None:
-        console.say(f"\n  Q  {one.question}")
-        console.say(f"  A  {one.answer}")
+        console.say(f"\n  A  {one.answer}")
     elif guess == one.answer:
         console.say(f"\n  {console.mark(True)} You predicted {guess}.")
     else:
         console.say(f"\n  {console.mark(False)} You predicted {guess}; it is {one.answer}.")
+    console.say()
+    console.paragraph(one.why)
 
 
-def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, asked: int, right: int) -> None:
+def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, guesses: dict[str, bool]) -> None:
     counts = {state: sum(o.state == state for o in outcomes) for state in ("passed", "failed", "skipped")}
     console.heading(", ".join(f"{count} {state}" for state, count in counts.items() if count))
-    if asked:
-        console.say(f"  You predicted {right} of {asked}.")
+    if guesses:
+        console.say(f"  You predicted {sum(guesses.values())} of {len(guesses)}.")
     if counts["skipped"]:
         console.say(f"  Skipped: {', '.join(o.experiment.name for o in outcomes if o.state == 'skipped')}")
     if counts["failed"]:
