@@ -33,6 +33,17 @@ class Drop:
     larger_than: int | None = None
     fragment: bool = False  # only second and later fragments
 
+    def __post_init__(self) -> None:
+        counts = self.nth if isinstance(self.nth, tuple) else () if self.nth is None else (self.nth,)
+        if not all(count >= 1 for count in counts):
+            raise ValueError(f"packets are counted from 1, not {self.nth}")
+        if self.protocol not in (None, "tcp", "udp", "icmp"):
+            raise ValueError(f"protocol is tcp, udp or icmp, not {self.protocol!r}")
+        if not all(port is None or 0 < port < 65536 for port in (self.to_port, self.from_port)):
+            raise ValueError("a port is from 1 to 65535")
+        if self.fragment and (self.to_port or self.from_port or self.flags):
+            raise ValueError("second and later fragments have no ports and no flags: only the first has")
+
     @classmethod
     def segment(cls, nth: int | tuple[int, ...], to_port: int) -> Drop:
         """The nth TCP segment with data to a port."""
@@ -78,7 +89,7 @@ class Link:
     loss, duplicate, reorder   probabilities from 0 to 1
     reorder_ms how late a reordered packet is: what follows within that time overtakes it
     rate_mbit  megabits per second, None: no limit; queue: packets that may wait for it, then tail drop
-    mtu        bytes of IP packet that the sender's interface takes
+    mtu        bytes of IP packet that the sender takes for the largest; a larger one is dropped
     drop       packets dropped by name; cut: nothing passes
     """
 
@@ -99,15 +110,18 @@ class Link:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability from 0 to 1, not {getattr(self, name)}")
         for name in ("delay_ms", "jitter_ms", "reorder_ms"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
-        if self.rate_mbit is not None and self.rate_mbit <= 0:
-            raise ValueError(f"rate_mbit must be more than 0, not {self.rate_mbit}")
+            if not 0 <= getattr(self, name) <= 3_600_000:
+                raise ValueError(f"{name} is from 0 to an hour, not {getattr(self, name)}")
+        if self.rate_mbit is not None and not 0 < self.rate_mbit <= 1e6:
+            raise ValueError(f"rate_mbit is more than 0 and at most 1e6, not {self.rate_mbit}")
+        if not all(isinstance(rule, Drop) for rule in self.drop):
+            raise ValueError("drop is a tuple of Drop")
         if self.queue < 1 or not 68 <= self.mtu <= 9000:
             raise ValueError("queue is at least 1 packet, mtu 68 (RFC 791) to 9000 bytes")
 
     @property
     def is_perfect(self) -> bool:
+        """True when whatever fits it passes at once."""
         return self == replace(Link(), mtu=self.mtu, queue=self.queue, reorder_ms=self.reorder_ms)
 
     def __str__(self) -> str:
@@ -143,6 +157,7 @@ class Direction:
 
     link: Link
     seed: str
+    perfect: bool = False  # what fits passes at once: the wire need not ask
     _random: random.Random = field(init=False)
     _waiting: deque[int] = field(default_factory=deque)  # when each queued packet has left
     _last_arrival: int = 0
@@ -151,12 +166,13 @@ class Direction:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self._counts = [0] * len(self.link.drop)
+        self.perfect = self.link.is_perfect
 
     def change(self, link: Link) -> None:
         """Take other properties from now on; chance goes on where it was, new names count from 0."""
         if link.drop != self.link.drop:
             self._counts = [0] * len(link.drop)
-        self.link = link
+        self.link, self.perfect = link, link.is_perfect
 
     def offer(self, now: int, data: bytes) -> Verdict:
         """What becomes of the IP packet *data* that the sender put on the link at *now* (ns)."""
@@ -167,6 +183,8 @@ class Direction:
             return Verdict((), f"dropped: {name}")
         if link.cut:
             return Verdict((), "dropped: the cable is cut")
+        if len(data) > link.mtu:
+            return Verdict((), f"dropped: larger than the link's MTU of {link.mtu} bytes")
         if lost < link.loss:
             return Verdict((), f"dropped: {link.loss:.1%} loss".replace(".0%", " %"))
         notes = []

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import BinaryIO
 
 from labkit.packets import Packet, decode
 
@@ -32,11 +33,15 @@ _IF_NAME, _IF_TSRESOL = 2, 9  # options of an Interface Description (§4.2)
 _LINK_RAW = 101  # LINKTYPE_RAW: the packet begins with its IP header
 _TLS_KEY_LOG = 0x544C_534B  # "TLSK" (§4.7)
 _BYTE_ORDER = 0x1A2B_3C4D
-_BATCH = 1000  # writev takes at most IOV_MAX (1024) buffers
+_LONGEST = 1 << 26  # bytes of a block: a damaged length must not own our memory
 
 
 class BadCapture(Exception):
     """The file is not a pcapng that we can read; the text says where and why."""
+
+
+class CannotWrite(Exception):
+    """The disk takes no more; the text is its reason."""
 
 
 def _option(code: int, value: bytes) -> bytes:
@@ -51,63 +56,75 @@ def _block(kind: int, body: bytes, options: bytes = b"") -> bytes:
     return struct.pack("<I", kind) + length + body + length
 
 
-_packet_header = struct.Struct("<IIIIIII").pack
-_packet_trailer = [bytes(-n % 4) for n in range(4)]
-_length = struct.Struct("<I").pack
+class _PacketShapes(dict[int, struct.Struct]):
+    """Packet blocks without options, by size of the packet: one `pack` makes the whole block."""
+
+    def __missing__(self, size: int) -> struct.Struct:
+        self[size] = shape = struct.Struct(f"<7I{size}s{-size % 4}xI")
+        return shape
 
 
 class Writer:
     """Writes one section of a capture; memory does not grow with the capture.
 
     *interfaces* are the names of the vantage points; *comment* says what the section is.
-    `add` and `add_secrets` collect blocks, `flush` writes them. OSError where the disk refuses: the
-    file then ends after the last whole block.
+    `add` and `add_secrets` collect blocks (`waiting` is their size in bytes), `flush` writes them.
+    CannotWrite where the disk refuses: the section is then taken back, and the file is as before.
     """
 
     def __init__(self, fd: int, interfaces: Sequence[str], comment: str = "") -> None:
         self._fd = fd
+        self._start = os.lseek(fd, 0, os.SEEK_END)
         self._pending: list[bytes] = []
+        self._shapes = _PacketShapes()
+        self.waiting = 0
         header = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)  # version 1.0, length unknown
-        self._pending.append(_block(Block.SECTION, header, _option(_COMMENT, comment.encode()) if comment else b""))
+        self._add(_block(Block.SECTION, header, _option(_COMMENT, comment.encode()) if comment else b""))
         for name in interfaces:
             options = _option(_IF_NAME, name.encode()) + _option(_IF_TSRESOL, b"\x09")  # 10^-9 s
-            self._pending.append(_block(Block.INTERFACE, struct.pack("<HHI", _LINK_RAW, 0, 0), options))
+            self._add(_block(Block.INTERFACE, struct.pack("<HHI", _LINK_RAW, 0, 0), options))
         self.flush()
+
+    def _add(self, block: bytes) -> None:
+        self._pending.append(block)
+        self.waiting += len(block)
 
     def add(self, interface: int, time_ns: int, data: bytes, comment: str = "") -> None:
         """Add an IP packet seen at a vantage point at a time (ns since 1970)."""
         size = len(data)
-        if comment:
-            body = struct.pack("<IIIII", interface, time_ns >> 32, time_ns & 0xFFFF_FFFF, size, size) + data
-            self._pending.append(_block(Block.PACKET, body, _option(_COMMENT, comment.encode())))
-            return
-        # The same without options, spelled out: this is the path of a gigabyte of packets.
-        padding = _packet_trailer[size & 3]
-        total = 32 + size + len(padding)
         high, low = time_ns >> 32, time_ns & 0xFFFF_FFFF
-        self._pending += (
-            _packet_header(Block.PACKET, total, interface, high, low, size, size),
-            data,
-            padding + _length(total),
-        )
+        if comment:
+            body = struct.pack("<IIIII", interface, high, low, size, size) + data
+            self._add(_block(Block.PACKET, body, _option(_COMMENT, comment.encode())))
+        else:  # The path of a gigabyte of packets.
+            shape = self._shapes[size]
+            total = shape.size
+            self._pending.append(shape.pack(Block.PACKET, total, interface, high, low, size, size, data, total))
+            self.waiting += total
 
     def add_secrets(self, key_log: bytes) -> None:
         """Add lines of an SSLKEYLOGFILE. They must come before the packets that they open."""
-        self._pending.append(_block(Block.SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(key_log)) + key_log))
+        self._add(_block(Block.SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(key_log)) + key_log))
 
     def flush(self) -> None:
-        while self._pending:
-            batch = self._pending[:_BATCH]
-            del self._pending[:_BATCH]
-            total, start = sum(map(len, batch)), os.lseek(self._fd, 0, os.SEEK_CUR)
-            try:
-                written = os.writev(self._fd, batch)
-                while written < total:  # Short write: the disk is nearly full, or a signal came.
-                    written += os.write(self._fd, b"".join(batch)[written:])
-            except OSError:
-                self._pending.clear()
-                os.ftruncate(self._fd, start)
-                raise
+        data = memoryview(b"".join(self._pending))
+        self._pending.clear()
+        self.waiting = 0
+        try:
+            while data:  # A disk that is nearly full takes less than all.
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            os.ftruncate(self._fd, self._start)
+            raise CannotWrite(os.strerror(error.errno or 0)) from None
+
+
+def trim(fd: int) -> None:
+    """Cut off a last block that is not whole, as a killed writer leaves it, so that a section can follow."""
+    end = 0
+    with os.fdopen(os.dup(fd), "rb") as file:
+        for _, start, length in _blocks(file, "the capture"):
+            end = start + length
+    os.ftruncate(fd, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +142,25 @@ class Record:
         return decode(self.data)
 
 
+def _blocks(file: BinaryIO, path: str | Path) -> Iterator[tuple[int, int, int]]:
+    """Yield type, position and length of each whole block. The caller may read in between."""
+    at, size = 0, os.fstat(file.fileno()).st_size
+    file.seek(0)
+    while len(head := file.read(8)) == 8:
+        kind, length = struct.unpack("<II", head)
+        if at == 0 and kind != Block.SECTION:
+            raise BadCapture(f"{path} is not a pcapng file")
+        if kind == Block.SECTION and (order := file.read(4)) != struct.pack("<I", _BYTE_ORDER) and len(order) == 4:
+            raise BadCapture(f"{path}: a byte order that this lab does not write")
+        if length < 12 or length % 4 or length > _LONGEST:
+            raise BadCapture(f"{path}: a block of {length} bytes at byte {at}")
+        if at + length > size:
+            return
+        yield kind, at, length
+        at += length
+        file.seek(at)
+
+
 def read(path: str | Path) -> Iterator[Record]:
     """Yield the packets of a capture that this module wrote.
 
@@ -134,45 +170,37 @@ def read(path: str | Path) -> Iterator[Record]:
     number = section = 0
     interfaces: list[str] = []
     with open(path, "rb") as file:
-        while len(head := file.read(8)) == 8:
-            kind, length = struct.unpack("<II", head)
-            if section == 0 and kind != Block.SECTION:
-                raise BadCapture(f"{path} is not a pcapng file")
-            if length < 12 or length % 4 or length > 1 << 26:
-                raise BadCapture(f"{path}: a block of {length} bytes after packet {number}")
-            rest = file.read(length - 8)
-            if len(rest) < length - 8:
-                return
-            body = rest[:-4]
-            if kind == Block.SECTION:
-                if len(body) < 16 or body[:4] != struct.pack("<I", _BYTE_ORDER):
-                    raise BadCapture(f"{path}: a byte order that this lab does not write")
-                section += 1
-                interfaces = []
-            elif kind == Block.INTERFACE:
-                if struct.unpack_from("<H", body)[0] != _LINK_RAW:
-                    raise BadCapture(f"{path}: not captured by this lab (link type is not raw IP)")
-                interfaces.append(_options(body[8:]).get(_IF_NAME, b"?").decode(errors="replace"))
-            elif kind == Block.PACKET:
-                number += 1
-                interface, high, low, size, _ = struct.unpack_from("<IIIII", body)
-                if interface >= len(interfaces) or 20 + size > len(body):
-                    raise BadCapture(f"{path}: packet {number} is damaged")
-                options = _options(body[20 + size + (-size % 4) :])
-                comment = options.get(_COMMENT, b"").decode(errors="replace")
-                yield Record(number, section, interfaces[interface], (high << 32 | low) / 1e9,
-                             body[20 : 20 + size], comment)  # fmt: skip
+        for kind, start, length in _blocks(file, path):
+            file.seek(start + 8)
+            body = file.read(length - 12)
+            if file.read(4) != struct.pack("<I", length):
+                raise BadCapture(f"{path}: the block at byte {start} ends with another length than it begins with")
+            try:
+                if kind == Block.SECTION:
+                    section += 1
+                    interfaces = []
+                elif kind == Block.INTERFACE:
+                    options = _options(body[8:])
+                    if struct.unpack_from("<H", body)[0] != _LINK_RAW or options.get(_IF_TSRESOL) != b"\x09":
+                        raise BadCapture(f"{path} is not a capture of this lab's wire. Open it in Wireshark instead.")
+                    interfaces.append(options.get(_IF_NAME, b"?").decode(errors="replace"))
+                elif kind == Block.PACKET:
+                    number += 1
+                    interface, high, low, size, _ = struct.unpack_from("<IIIII", body)
+                    if 20 + size > len(body):
+                        raise BadCapture(f"{path}: packet {number} is damaged")
+                    options = _options(body[20 + size + (-size % 4) :])
+                    comment = options.get(_COMMENT, b"").decode(errors="replace")
+                    yield Record(number, section, interfaces[interface], (high << 32 | low) / 1e9,
+                                 body[20 : 20 + size], comment)  # fmt: skip
+            except (struct.error, IndexError):
+                raise BadCapture(f"{path}: the block at byte {start} is damaged") from None
 
 
 def count_sections(path: str | Path) -> int:
     """How many sections a capture has. Reads only the block headers."""
-    found = 0
     with open(path, "rb") as file:
-        while len(head := file.read(8)) == 8:
-            kind, length = struct.unpack("<II", head)
-            found += kind == Block.SECTION
-            file.seek(length - 8, os.SEEK_CUR)
-    return found
+        return sum(kind == Block.SECTION for kind, _, _ in _blocks(file, path))
 
 
 def _options(data: bytes) -> dict[int, bytes]:

@@ -11,7 +11,6 @@ costs no system call.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import mmap
 import os
@@ -20,11 +19,11 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, permutations
 
-from labkit.link import Direction, Link
+from labkit.link import Direction, Link, Verdict
 from labkit.pcapng import Writer
 
 # <linux/if_packet.h>
@@ -32,13 +31,18 @@ _SOL_PACKET = 263
 _PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 5, 6, 10
 _PACKET_QDISC_BYPASS, _PACKET_IGNORE_OUTGOING = 20, 23
 _TPACKET_V2 = 1
+_TP_STATUS_USER, _TP_STATUS_KERNEL = 1, bytes(4)  # whose a slot of the ring is
 _ETH_P_IP = 0x0800
 _ETHERNET = 14  # bytes of link header before the IP header
 
 _SLOTS = 4096  # frames that may wait for the wire, per host
 _BATCH = 128  # frames taken from one host before the next one's turn
+_IN_FLIGHT = 200_000  # frames on all cables: a flood over a long delay must not own our memory
+_FLUSH = 1 << 18  # bytes of record that may wait while the wire is busy
+_LONGEST_ORDER = 1 << 18  # bytes: more than a message between processes can have
 _QUIET_MS = 30  # the network counts as silent after two round trips plus this
-_LINGER_MS = 1500  # and is cut off after this
+
+_frame_header = struct.Struct("=IIIHHII").unpack_from  # struct tpacket2_hdr
 
 
 class Port:
@@ -49,30 +53,28 @@ class Port:
         self.socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V2)
         self.socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         self.socket.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
-        self._slot = 2048 if mtu <= 1500 else 16384
+        self._slot, self._slots = (2048, _SLOTS) if mtu <= 1500 else (16384, _SLOTS // 8)
         block = self._slot * 64
-        ring = struct.pack("IIII", block, _SLOTS * self._slot // block, self._slot, _SLOTS)
+        ring = struct.pack("IIII", block, self._slots * self._slot // block, self._slot, self._slots)
         self.socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, ring)
-        self._bytes = memoryview(mmap.mmap(self.socket.fileno(), _SLOTS * self._slot))
-        self._words = self._bytes.cast("I")
+        self._ring = mmap.mmap(self.socket.fileno(), self._slots * self._slot)
         self._next = 0
         self.socket.bind((interface, _ETH_P_IP))
 
     def read(self) -> list[tuple[int, bytes]]:
         """The frames that wait, at most a batch, each with the time (ns since 1970) it was sent."""
         frames = []
-        words, data, slot = self._words, self._bytes, self._slot
+        ring, slot, last = self._ring, self._slot, self._slots - 1
         i = self._next
         for _ in range(_BATCH):
             at = i * slot
-            word = at >> 2  # struct tpacket2_hdr: status, len, snaplen, mac:16 net:16, sec, nsec
-            if not words[word] & 1:  # TP_STATUS_USER: the slot is ours
+            status, _, size, start, _, seconds, nanoseconds = _frame_header(ring, at)
+            if not status & _TP_STATUS_USER:
                 break
-            start = at + (words[word + 3] & 0xFFFF)
-            stamp = words[word + 4] * 1_000_000_000 + words[word + 5]
-            frames.append((stamp, bytes(data[start : start + words[word + 2]])))
-            words[word] = 0  # back to the kernel
-            i = i + 1 if i + 1 < _SLOTS else 0
+            start += at
+            frames.append((seconds * 1_000_000_000 + nanoseconds, ring[start : start + size]))
+            ring[at : at + 4] = _TP_STATUS_KERNEL
+            i = i + 1 if i < last else 0
         self._next = i
         return frames
 
@@ -82,9 +84,21 @@ class Port:
         return int(drops)
 
 
+@dataclass(slots=True)
+class Route:
+    """The way from one host to another: what befalls a packet, who gets it, which of them is on record."""
+
+    direction: Direction
+    send: Callable[[bytes], int]
+    source: int  # the vantage points' numbers in the capture
+    target: int
+    record_sent: bool
+    record_received: bool
+
+
 @dataclass
 class Wire:
-    """Forwards between *ports* (host name → port) until `stop_at`, as `directions` say.
+    """Forwards between *ports* (host name → port), as *links* say.
 
     *vantage* is the host whose view is recorded: what it sends when it is sent, what it receives when
     it arrives. Packets that never touch it are recorded where they were sent. One copy of each, for a
@@ -99,8 +113,7 @@ class Wire:
     vantage: str | None = None
     key_log: str | None = None
 
-    _names: Sequence[str] = ()
-    _heap: list[tuple[int, int, str, str, bytes, str]] = field(default_factory=list)
+    _heap: list[tuple[int, int, Route, bytes, str]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
     _directions: dict[tuple[str, str], Direction] = field(default_factory=dict)
     _last_stamp: int = 0
@@ -108,113 +121,133 @@ class Wire:
     _key_log_read: int = 0
 
     def __post_init__(self) -> None:
-        self._names = list(self.ports)
-        self._index = {name: i for i, name in enumerate(self._names)}
-        for pair in permutations(self._names, 2):
-            link = self.links.get(pair, Link())
-            self._directions[pair] = Direction(link, f"{self.seed}:{pair[0]}>{pair[1]}")
+        names = list(self.ports)
+        self._routes: list[dict[bytes, Route]] = [{} for _ in names]
+        address_of = {name: address for address, name in self.addresses.items()}
+        for (i, source), (j, target) in permutations(enumerate(names), 2):
+            direction = Direction(self.links.get((source, target), Link()), f"{self.seed}:{source}>{target}")
+            self._directions[source, target] = direction
+            self._routes[i][address_of[target]] = Route(
+                direction, self.ports[target].socket.send, i, j,
+                self.vantage != target, self.vantage in (target, None),
+            )  # fmt: skip
 
     # -- the loop --------------------------------------------------------------------------------
 
     def step(self, extra: Sequence[int], limit: float) -> list[int]:
-        """Wait at most *limit* seconds for frames or for *extra* descriptors; forward all that is due.
+        """Forward all that is due; where there was nothing, wait at most *limit* seconds for something.
 
-        Returns those of *extra* that are readable. OSError where the recorder cannot write.
+        Returns those of *extra*, other descriptors, that are readable. CannotWrite where the recorder
+        cannot write.
         """
-        now = time.monotonic_ns()
+        if self.forward():
+            return select.select(list(extra), [], [], 0)[0]
         if self._heap:
-            limit = min(limit, max(0, self._heap[0][0] - now) / 1e9)
-        sockets = [port.socket for port in self.ports.values()]
-        ready, _, _ = select.select([*sockets, *extra], [], [], limit)
-        self.forward()
-        return [fd for fd in ready if isinstance(fd, int)]
+            limit = min(limit, max(0, self._heap[0][0] - time.monotonic_ns()) / 1e9)
+        cables = [port.socket.fileno() for port in self.ports.values()]
+        ready, _, _ = select.select([*cables, *extra], [], [], limit)
+        return [fd for fd in ready if fd not in cables]
 
-    def forward(self) -> None:
-        for name, port in self.ports.items():
+    def forward(self) -> bool:
+        """Take in what was sent, hand out what is due; False when there was nothing and all is on record."""
+        busy = False
+        for i, port in enumerate(self.ports.values()):
             if frames := port.read():
-                self._take(name, frames)
+                busy = True
+                self._take(i, frames)
         while self._heap and self._heap[0][0] <= time.monotonic_ns():
-            _, _, source, target, frame, note = heapq.heappop(self._heap)
-            self._deliver(source, target, frame, note)
-        if self.recorder is not None:
+            _, _, route, frame, note = heapq.heappop(self._heap)
+            self._deliver(route, frame, note)
+            busy = True
+        if self.recorder is not None and (not busy or self.recorder.waiting > _FLUSH):
             self.recorder.flush()
+        return busy
 
-    def _take(self, source: str, frames: list[tuple[int, bytes]]) -> None:
-        """Decide on the frames that host *source* has sent."""
+    def _take(self, source: int, frames: list[tuple[int, bytes]]) -> None:
+        """Decide on the frames that a host has sent."""
         now = self._last_packet = time.monotonic_ns()
         ahead = time.time_ns() - now  # from the monotonic clock to the one that stamps
-        addresses, directions = self.addresses, self._directions
+        routes = self._routes[source]
         self._add_secrets()
         for stamp, frame in frames:
-            target = addresses.get(frame[30:34])  # the destination in the IP header
-            if target is None or target == source:
+            route = routes.get(frame[30:34])  # the destination in the IP header
+            if route is None:
                 self._record(source, stamp, frame, "dropped: no host has this address")
                 continue
-            direction = directions[source, target]
-            if direction.link.is_perfect:
-                self._record_sent(source, target, stamp, frame, "", False)
-                self._deliver(source, target, frame, "")
+            direction = route.direction
+            if direction.perfect and len(frame) <= direction.link.mtu + _ETHERNET:
+                if route.record_sent:
+                    self._record(source, stamp, frame)
+                self._deliver(route, frame)
                 continue
-            sent = min(stamp - ahead, now)
-            verdict = direction.offer(sent, frame[_ETHERNET:])
-            self._record_sent(source, target, stamp, frame, verdict.note, not verdict.arrivals)
+            verdict = direction.offer(min(stamp - ahead, now), frame[_ETHERNET:])
+            if verdict.arrivals and len(self._heap) >= _IN_FLIGHT:
+                verdict = Verdict((), f"dropped: {_IN_FLIGHT} packets are on the cables")
+            if route.record_sent or not verdict.arrivals:
+                self._record(source, stamp, frame, verdict.note)
             for arrival in verdict.arrivals:
-                heapq.heappush(self._heap, (arrival, next(self._order), source, target, frame, verdict.note))
+                heapq.heappush(self._heap, (arrival, next(self._order), route, frame, verdict.note))
 
-    def _deliver(self, source: str, target: str, frame: bytes, note: str) -> None:
-        if self.vantage in (target, None):
-            self._record(target, time.time_ns(), frame, note)
-        with contextlib.suppress(OSError):  # ENOBUFS, ENETDOWN: as a cable loses what nobody takes.
-            self.ports[target].socket.send(frame)
+    def _deliver(self, route: Route, frame: bytes, note: str = "") -> None:
+        if route.record_received:
+            self._record(route.target, time.time_ns(), frame, note)
+        try:
+            route.send(frame)
+        except OSError:  # ENOBUFS, ENETDOWN: as a cable loses what nobody takes.
+            pass
 
     # -- the record ------------------------------------------------------------------------------
 
-    def _record_sent(self, source: str, target: str, stamp: int, frame: bytes, note: str, dropped: bool) -> None:
-        if dropped or self.vantage != target:
-            self._record(source, stamp, frame, note)
-
-    def _record(self, host: str, stamp: int, frame: bytes, note: str) -> None:
-        if self.recorder is None:
-            return
-        # Time never runs backwards in the file, though batches from several hosts overlap by microseconds.
-        self._last_stamp = max(stamp, self._last_stamp)
-        self.recorder.add(self._index[host], self._last_stamp, frame[_ETHERNET:], f"wire: {note}" if note else "")
+    def _record(self, vantage: int, stamp: int, frame: bytes, note: str = "") -> None:
+        if self.recorder is not None:
+            # Time never runs backwards in the file, though batches from several hosts overlap by microseconds.
+            self._last_stamp = stamp = max(stamp, self._last_stamp)
+            self.recorder.add(vantage, stamp, frame[_ETHERNET:], f"wire: {note}" if note else "")
 
     def _add_secrets(self) -> None:
         """Copy new lines of the key log into the capture, ahead of the packets they open."""
-        if self.recorder is None or self.key_log is None or not os.path.exists(self.key_log):
+        if self.recorder is None or self.key_log is None:
             return
-        if (size := os.stat(self.key_log).st_size) > self._key_log_read:
-            with open(self.key_log, "rb") as file:
-                file.seek(self._key_log_read)
-                lines = file.read(size - self._key_log_read)
-            whole = lines[: lines.rfind(b"\n") + 1]
-            if whole:
-                self.recorder.add_secrets(whole)
-                self._key_log_read += len(whole)
+        try:
+            if os.stat(self.key_log).st_size <= self._key_log_read:
+                return
+        except FileNotFoundError:
+            return
+        with open(self.key_log, "rb") as file:
+            file.seek(self._key_log_read)
+            lines = file.read()
+        if whole := lines[: lines.rfind(b"\n") + 1]:
+            self.recorder.add_secrets(whole)
+            self._key_log_read += len(whole)
 
     # -- control ---------------------------------------------------------------------------------
 
-    def obey(self, control: socket.socket) -> None:
-        """Carry out one order of the experiment: another link, or "all that was sent is recorded"."""
-        try:
-            order = pickle.loads(control.recv(65536))
-        except (EOFError, ConnectionError):
-            return
-        for pair, link in order.items():
-            self._directions[pair].change(link)
-        self.forward()
-        control.send(b"done")
+    def obey(self, control: socket.socket) -> bool:
+        """Carry out one order of the experiment: other links, or none: "all that was sent is recorded".
 
-    def linger(self) -> None:
+        False when there will be no more.
+        """
+        try:
+            order = pickle.loads(control.recv(_LONGEST_ORDER))
+            for pair, link in order.items():
+                self._directions[pair].change(link)
+            for _ in range(2 * _SLOTS // _BATCH):  # Not for ever: somebody may be sending all the time.
+                if not self.forward():
+                    break
+            if self.recorder is not None:
+                self.recorder.flush()
+            control.send(b"done")
+        except (EOFError, ConnectionError):
+            return False
+        return True
+
+    def linger(self, seconds: float) -> None:
         """Forward until the network is silent, so that the last FIN and its ACK are on record."""
         delay = max((d.link.delay_ms + d.link.jitter_ms for d in self._directions.values()), default=0)
         quiet = int((4 * delay + _QUIET_MS) * 1e6)
-        end = time.monotonic_ns() + _LINGER_MS * 1_000_000
         started = time.monotonic_ns()
-        while (now := time.monotonic_ns()) < end:
-            silent_since = max(self._last_packet, started)
-            if not self._heap and now - silent_since > quiet:
+        while (now := time.monotonic_ns()) < started + seconds * 1e9:
+            if not self._heap and now - max(self._last_packet, started) > quiet:
                 break
             self.step((), 0.005)
         if self.recorder is not None:
