@@ -14,7 +14,7 @@ from labkit import lab as labs
 from labkit.catalog import Lab
 from labkit.check import Check, Step, run_steps, steps_of
 from labkit.lab import Network
-from labkit.run import captures_folder, recording_into, why_no_wire
+from labkit.run import captures_folder, why_no_wire
 from labkit.sandbox import CannotRun, Event, Inside, World
 
 _SIDES = ("client", "server")
@@ -53,8 +53,7 @@ def grade(lab: Lab, exercise: Path, capture: Path | None = None) -> tuple[list[S
         def inside_world(inside: Inside) -> None:
             perform(labs.on_the_wire(inside, lab.port, 1))
 
-        with recording_into(capture):
-            sandbox.run(world, inside_world, take)
+        sandbox.run(world, inside_world, take)
     return steps, verdicts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from labkit import console, ladder, progress
 from labkit.catalog import Lab
 from labkit.lab import Experiment, bounds
-from labkit.run import Outcome, captures_folder, recording_into, run_experiment, why_no_wire
+from labkit.run import Outcome, captures_folder, run_experiment, why_no_wire
 from labkit.sandbox import CannotRun
 
 
@@ -25,22 +24,21 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
         _introduce(lab, len(chosen), asking)
     outcomes = []
     guesses: dict[str, bool] = {}
-    with contextlib.nullcontext() if why_no_wire() else recording_into(capture):
-        for index, one in enumerate(chosen):
-            if as_json:
-                outcomes.append(run_experiment(lab, one, capture, append=index > 0, vantage=vantage))
-                continue
-            _announce(one, index + 1, len(chosen))
-            guess = _predict(one, asking)
-            outcome = run_experiment(lab, one, capture, append=index > 0, vantage=vantage)
-            outcomes.append(outcome)
-            progress.note(lab.slug, "run", **{one.name: outcome.state})
-            _show(outcome)
-            if outcome.state == "passed":
-                if guess is not None:
-                    guesses[one.name] = guess == one.answer
-                    progress.note(lab.slug, "predict", **{one.name: guess == one.answer})
-                _score(one, guess)
+    for index, one in enumerate(chosen):
+        if as_json:
+            outcomes.append(run_experiment(lab, one, capture, append=index > 0, vantage=vantage))
+            continue
+        _announce(one, index + 1, len(chosen))
+        guess = _predict(one, asking)
+        outcome = run_experiment(lab, one, capture, append=index > 0, vantage=vantage)
+        outcomes.append(outcome)
+        progress.note(lab.slug, "run", **{one.name: outcome.state})
+        _show(outcome)
+        if outcome.state == "passed":
+            if guess is not None:
+                guesses[one.name] = guess == one.answer
+                progress.note(lab.slug, "predict", **{one.name: guess == one.answer})
+            _score(one, guess)
     if as_json:
         print(json.dumps([outcome.as_json() for outcome in outcomes], indent=1))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -58,25 +57,6 @@ def captures_folder() -> Path:
     except OSError as error:
         raise CannotRun(f"The folder {CAPTURES} cannot be made: {error.strerror}.") from None
     return CAPTURES
-
-
-@contextlib.contextmanager
-def recording_into(capture: Path) -> Iterator[None]:
-    """Keep the capture to ourselves: two runs that write one file would leave rubbish.
-
-    The lock goes with the process, however that ends. Raises CannotRun when another run has it.
-    """
-    try:
-        fd = os.open(capture, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise CannotRun(f"The capture {capture} cannot be written: {error.strerror}.") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise CannotRun(f"Another run is recording into {capture} now. Wait for it, or stop it.") from None
-    finally:
-        os.close(fd)
 
 
 def run_experiment(
