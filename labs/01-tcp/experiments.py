@@ -406,7 +406,7 @@ async def restart(net: Network, *, old: int, new: int) -> int:
     client = net.client.connect(net.server, port)
     server, _ = listening.accept()
     server.close()  # The server ends first: TIME_WAIT is on its side.
-    client.recv(1)
+    await until(lambda: state(net.server, port, client.getsockname()[1]) == "FIN_WAIT2")
     close(client, listening)
     await until(lambda: state(net.server, port) == "TIME_WAIT")
     return errno_of(lambda: net.server.listen(port, SO_REUSEADDR=new).close())
@@ -494,7 +494,7 @@ async def slow_start(net: Network) -> None:
     kernel's default may be another.) (RFC 5681 §3.1; RFC 6928 §2)
     """
     size = 300 * MSS  # fits in flights of 10 + 20 + 40 + 80 + 160 segments
-    listening = net.server.listen(net.port)
+    listening = net.server.listen(net.port, SO_RCVBUF=1 << 20)  # The receiver's window shall not be the limit.
     client = connect_with(net, "reno")
     server, _ = listening.accept()
     start = time.perf_counter()

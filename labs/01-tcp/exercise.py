@@ -1,0 +1,50 @@
+"""Length-prefixed framing over TCP, both sides. Yours to write.
+
+A message travels as its length (4 bytes, most significant first) and then its bytes. The server answers
+each message in upper case. Read labs/01-tcp/README.md first; check with `make tcp-check`, and when you are
+stuck ask for `make tcp-hint`. As shipped this file makes the classic mistake: it takes one read for one message.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+
+MAXIMUM = 65536  # bytes in a message; a longer one is an attack
+TOO_LONG = b"error: too long"  # what the server answers to it, before it ends the connection
+
+
+def encode(message: bytes) -> bytes:
+    """Return the message with its length in front. ValueError when it is longer than MAXIMUM."""
+    return message  # TODO 1
+
+
+class Decoder:
+    """Takes the stream in whatever pieces it arrives; gives the messages back whole."""
+
+    def __init__(self) -> None:
+        pass  # TODO 2: What must it remember from one call to the next?
+
+    def receive_data(self, data: bytes) -> Iterable[bytes]:
+        """Return (or yield) the messages that these bytes complete.
+
+        ValueError as soon as a length above MAXIMUM is here, without waiting for the bytes.
+        """
+        return [data]  # TODO 2
+
+
+async def serve(listener: socket.socket) -> None:
+    """Accept connections on this listening socket for ever; answer each message in upper case.
+
+    Many clients at once, and none may harm another. A message that is too long: answer TOO_LONG (framed),
+    end the connection, and make sure that a client that is still sending can read that answer.
+    """
+    raise NotImplementedError("TODO 3: asyncio.start_server(..., sock=listener)")
+
+
+async def ask(host: str, port: int, messages: list[bytes]) -> list[bytes]:
+    """Send the messages over one connection; return the answers, in order.
+
+    ConnectionError when the server ends the connection before the last answer is whole.
+    """
+    raise NotImplementedError("TODO 4: asyncio.open_connection(host, port)")
