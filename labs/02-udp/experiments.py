@@ -494,8 +494,8 @@ async def price_of_size(net: Network) -> None:
     needs_wire=True,
 )
 async def dont_fragment(net: Network) -> None:
-    """1500 less 20 of IP header less 8 of UDP header. With IP_PMTUDISC_DO the kernel sets the DF bit and refuses what is
-    larger than the path's MTU as far as it knows: here that of its own cable. A router further on would answer with
+    """1500 less 20 of IP header less 8 of UDP header. With IP_PMTUDISC_DO the kernel sets the DF bit, and refuses what
+    exceeds the path's MTU as far as it knows: here that of its own cable. A router further on would answer with
     ICMP "fragmentation needed". QUIC sets DF too, and probes for the path's MTU. (RFC 1191; RFC 8899; RFC 9000 §14)
     """
     sender, receiver = pair(net)
