@@ -33,6 +33,7 @@ _IF_NAME, _IF_TSRESOL = 2, 9  # options of an Interface Description (§4.2)
 _LINK_RAW = 101  # LINKTYPE_RAW: the packet begins with its IP header
 _TLS_KEY_LOG = 0x544C_534B  # "TLSK" (§4.7)
 _BYTE_ORDER = 0x1A2B_3C4D
+_BUFFER = 1 << 18  # bytes of blocks that are written at once
 _LONGEST = 1 << 26  # bytes of a block: a damaged length must not own our memory
 
 
@@ -57,7 +58,7 @@ def _block(kind: int, body: bytes, options: bytes = b"") -> bytes:
 
 
 class _PacketShapes(dict[int, struct.Struct]):
-    """Packet blocks without options, by size of the packet: one `pack` makes the whole block."""
+    """Packet blocks without options, by size of the packet: one `pack_into` makes the whole block."""
 
     def __missing__(self, size: int) -> struct.Struct:
         self[size] = shape = struct.Struct(f"<7I{size}s{-size % 4}xI")
@@ -67,27 +68,23 @@ class _PacketShapes(dict[int, struct.Struct]):
 class Writer:
     """Writes one section of a capture; memory does not grow with the capture.
 
-    *interfaces* are the names of the vantage points; *comment* says what the section is.
-    `add` and `add_secrets` collect blocks (`waiting` is their size in bytes), `flush` writes them.
-    CannotWrite where the disk refuses: the section is then taken back, and the file is as before.
+    *interfaces* are the names of the vantage points; *comment* says what the section is. Blocks are
+    collected until there are _BUFFER bytes of them, or `flush` is called. CannotWrite where the disk
+    refuses: the section is then taken back, and the file is as before.
     """
 
     def __init__(self, fd: int, interfaces: Sequence[str], comment: str = "") -> None:
         self._fd = fd
         self._start = os.lseek(fd, 0, os.SEEK_END)
-        self._pending: list[bytes] = []
+        self._buffer = bytearray(_BUFFER)
+        self._used = 0
         self._shapes = _PacketShapes()
-        self.waiting = 0
         header = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)  # version 1.0, length unknown
         self._add(_block(Block.SECTION, header, _option(_COMMENT, comment.encode()) if comment else b""))
         for name in interfaces:
             options = _option(_IF_NAME, name.encode()) + _option(_IF_TSRESOL, b"\x09")  # 10^-9 s
             self._add(_block(Block.INTERFACE, struct.pack("<HHI", _LINK_RAW, 0, 0), options))
         self.flush()
-
-    def _add(self, block: bytes) -> None:
-        self._pending.append(block)
-        self.waiting += len(block)
 
     def add(self, interface: int, time_ns: int, data: bytes, comment: str = "") -> None:
         """Add an IP packet seen at a vantage point at a time (ns since 1970)."""
@@ -96,20 +93,32 @@ class Writer:
         if comment:
             body = struct.pack("<IIIII", interface, high, low, size, size) + data
             self._add(_block(Block.PACKET, body, _option(_COMMENT, comment.encode())))
-        else:  # The path of a gigabyte of packets.
-            shape = self._shapes[size]
-            total = shape.size
-            self._pending.append(shape.pack(Block.PACKET, total, interface, high, low, size, size, data, total))
-            self.waiting += total
+            return
+        shape = self._shapes[size]  # The path of a gigabyte of packets.
+        total = shape.size
+        if self._used + total > _BUFFER:
+            self.flush()
+        shape.pack_into(self._buffer, self._used, Block.PACKET, total, interface, high, low, size, size, data, total)
+        self._used += total
 
     def add_secrets(self, key_log: bytes) -> None:
         """Add lines of an SSLKEYLOGFILE. They must come before the packets that they open."""
         self._add(_block(Block.SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(key_log)) + key_log))
 
+    def _add(self, block: bytes) -> None:
+        if self._used + len(block) > _BUFFER:
+            self.flush()
+        if len(block) > _BUFFER:
+            self._write(memoryview(block))
+        else:
+            self._buffer[self._used : self._used + len(block)] = block
+            self._used += len(block)
+
     def flush(self) -> None:
-        data = memoryview(b"".join(self._pending))
-        self._pending.clear()
-        self.waiting = 0
+        used, self._used = self._used, 0
+        self._write(memoryview(self._buffer)[:used])
+
+    def _write(self, data: memoryview) -> None:
         try:
             while data:  # A disk that is nearly full takes less than all.
                 data = data[os.write(self._fd, data) :]

@@ -38,7 +38,6 @@ _ETHERNET = 14  # bytes of link header before the IP header
 _SLOTS = 4096  # frames that may wait for the wire, per host
 _BATCH = 128  # frames taken from one host before the next one's turn
 _IN_FLIGHT = 200_000  # frames on all cables: a flood over a long delay must not own our memory
-_FLUSH = 1 << 18  # bytes of record that may wait while the wire is busy
 _LONGEST_ORDER = 1 << 18  # bytes: more than a message between processes can have
 _QUIET_MS = 30  # the network counts as silent after two round trips plus this
 
@@ -159,7 +158,7 @@ class Wire:
             _, _, route, frame, note = heapq.heappop(self._heap)
             self._deliver(route, frame, note)
             busy = True
-        if self.recorder is not None and (not busy or self.recorder.waiting > _FLUSH):
+        if self.recorder is not None and not busy:
             self.recorder.flush()
         return busy
 
@@ -201,7 +200,9 @@ class Wire:
     def _record(self, vantage: int, stamp: int, frame: bytes, note: str = "") -> None:
         if self.recorder is not None:
             # Time never runs backwards in the file, though batches from several hosts overlap by microseconds.
-            self._last_stamp = stamp = max(stamp, self._last_stamp)
+            if stamp < self._last_stamp:
+                stamp = self._last_stamp
+            self._last_stamp = stamp
             self.recorder.add(vantage, stamp, frame[_ETHERNET:], f"wire: {note}" if note else "")
 
     def _add_secrets(self) -> None:
