@@ -99,7 +99,7 @@ def _explain(lab: Lab, step: Step, verdict: Event) -> None:
         console.say("\n  Your program printed:")
         for line in verdict["printed"].splitlines()[-12:]:
             console.say(f"    | {line}")
-    _cite(lab, verdict["filter"])
+    _cite(lab, verdict["filter"], verdict["at"])
     console.say(f"\n  Rule:  {step.rfc}")
     if verdict["reproduce"]:
         console.say(f"  By hand:  make {lab.slug}-exercise   and in a second terminal")
@@ -138,8 +138,8 @@ def _dump(data: bytes, start: int, most: int = 20) -> str:
     return f"{lead}{piece.hex(' ') or '(nothing)'}{trail}   {text}".rstrip()
 
 
-def _cite(lab: Lab, display_filter: str) -> None:
-    """Name the frame of the learner's own capture that shows it."""
+def _cite(lab: Lab, display_filter: str, until: float) -> None:
+    """Name the frame of the learner's own capture that shows it: the last one before the verdict."""
     if why_no_wire():
         return
     capture = capture_path(lab)
@@ -147,14 +147,14 @@ def _cite(lab: Lab, display_filter: str) -> None:
     if not display_filter:
         return
     try:
-        found = evidence.frames(capture, display_filter)
+        found = evidence.frames(capture, f"({display_filter}) && frame.time_epoch <= {until:.6f}")
     except CannotRun as error:
         console.say(f"  (No frame to cite: {error})")
         return
     if found:
         console.say(f"  Evidence: frame {found[-1].number}: {found[-1].info}")
     else:
-        console.say("  Evidence: no packet of your program matches; that is the finding.")
+        console.say("  Evidence: until then no packet of your program matches; that is the finding.")
     console.say(f"  Filter:   {display_filter}")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.clone import fresh_clone
-from tests.conftest import need_tool, need_wire
+from tests.conftest import TICK, need_tool, need_wire
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +247,47 @@ def test_quiz_from_a_pipe(clone):
     done = subprocess.run(command, cwd=clone, input=wrong, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"In your capture it is {answers[0]}" in done.stdout
+
+
+def test_the_first_packet_is_on_screen_soon(clone):
+    """Two seconds, the promise for `make tcp` once it is set up; seen: a third of that."""
+    need_wire()
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "labkit", "run", "tcp"], cwd=clone, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    for line in process.stdout:
+        if "├─ SYN" in line:
+            break
+    took = time.monotonic() - start
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert took < 40 * TICK
+
+
+def test_watching_checks_again_when_the_file_is_saved(clone):
+    need_wire()
+    exercise = clone / "labs/01-tcp/exercise.py"
+    starter = exercise.read_text()
+    process = subprocess.Popen([sys.executable, "-m", "labkit", "check", "tcp", "--watch"], cwd=clone, text=True,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)  # fmt: skip
+
+    def verdict() -> str:
+        said = ""
+        while "Watching" not in (line := process.stdout.readline()):
+            assert line, said
+            said += line
+        return said
+
+    try:
+        assert "Stuck?" in verdict()
+        exercise.write_text((clone / "labs/01-tcp/solution.py").read_text())
+        assert "All passed" in verdict()
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=10)
+        assert process.returncode == 0
+    finally:
+        exercise.write_text(starter)
+        labkit(clone, "reset", "tcp")
 
 
 def test_live_capture_on_loopback(clone):
