@@ -329,12 +329,15 @@ def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
     return {
         "step": index, "state": "failed", "what": error.what, "story": check.story[-12:], "got": got,
         "wanted": wanted, "filter": error.filter, "reproduce": error.reproduce, "printed": output,
+        "at": time.time(),
     }  # fmt: skip
 
 
-def _short(data: bytes, most: int = 48) -> str:
-    text = repr(data[:most])[1:]
-    return f"{text}… ({len(data)} B)" if len(data) > most else f"{text} ({len(data)} B)"
+def _short(data: bytes, most: int = 40) -> str:
+    """Bytes as text, the beginning of long ones: 'hello' (5 B)."""
+    if len(data) <= most:
+        return f"{repr(data)[1:]} ({len(data)} B)"
+    return f"{repr(data[: most // 4])[1:]}… ({len(data):,} B)"
 
 
 def _reason(error: BaseException) -> str:
