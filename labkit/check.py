@@ -206,8 +206,7 @@ class Conn:
 
     def _fail(self, what: str, got: bytes | None = None, wanted: bytes | None = None) -> NoReturn:
         shown = f"({self._filter}) && (tcp.len > 0 || tcp.flags.fin == 1 || tcp.flags.reset == 1)"
-        escaped = "".join(f"\\x{byte:02x}" for byte in self._sent[:200])
-        line = f"printf '{escaped}' | nc -q 1 127.0.0.1 {self._check.net.port}" if self._sent else ""
+        line = f"{_printed_by_shell(self._sent)} | nc 127.0.0.1 {self._check.net.port}" if self._sent else ""
         raise CheckFailed(what, got=got, wanted=wanted, filter=shown, reproduce=line)
 
 
@@ -338,6 +337,19 @@ def _short(data: bytes, most: int = 40) -> str:
     if len(data) <= most:
         return f"{repr(data)[1:]} ({len(data)} B)"
     return f"{repr(data[: most // 4])[1:]}… ({len(data):,} B)"
+
+
+def _printed_by_shell(data: bytes) -> str:
+    """A shell command that prints these bytes; a long tail of zeros is left to head(1), the rest cut at 100."""
+    start = data.rstrip(b"\0")
+    zeros = len(data) - len(start)
+    if zeros < 16:
+        start, zeros = data, 0
+    escaped = "".join(
+        chr(b) if (b < 128 and chr(b).isalnum()) or b in b" .,:/-" else f"\\x{b:02x}" for b in start[:100]
+    )
+    printf = f"printf '{escaped}'" + ("  `# … and so on`" if len(start) > 100 else "")
+    return f"{{ {printf}; head -c {zeros} /dev/zero; }}" if zeros else printf
 
 
 def _reason(error: BaseException) -> str:

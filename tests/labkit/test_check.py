@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import textwrap
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from labkit import grade as grading
 from labkit.catalog import Lab
-from labkit.check import CheckFailed
+from labkit.check import CheckFailed, _printed_by_shell
 from tests.conftest import need_tool, need_wire
 
 CHECK = '''
@@ -108,7 +109,15 @@ def test_a_failure_tells_steps_bytes_and_a_filter(verdict):
     assert bytes.fromhex(last["got"]["bytes"]) == b"help!"
     assert bytes.fromhex(last["wanted"]["bytes"]) == b"hello"
     assert "tcp.port ==" in last["filter"]
-    assert last["reproduce"].startswith("printf '\\x78' | nc")
+    assert last["reproduce"] == "printf 'x' | nc 127.0.0.1 7090"
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello", b"\0\0\0\5hello", b"it's 100%\n\\", b"\1" + bytes(5000), b"\xff1\xfea", b"0123456789" * 10]
+)
+def test_the_line_to_do_it_by_hand_prints_the_same_bytes(data):
+    done = subprocess.run(["bash", "-c", _printed_by_shell(data)], capture_output=True, timeout=5)
+    assert done.stdout == data
 
 
 def test_the_report_cites_the_frame_and_points_at_the_byte(verdict, tmp_path, capsys, monkeypatch):
