@@ -68,23 +68,27 @@ class _PacketShapes(dict[int, struct.Struct]):
 class Writer:
     """Writes one section of a capture; memory does not grow with the capture.
 
-    *interfaces* are the names of the vantage points; *comment* says what the section is. Blocks are
-    collected until there are _BUFFER bytes of them, or `flush` is called. CannotWrite where the disk
-    refuses: the section is then taken back, and the file is as before.
+    *interfaces* are the names of the vantage points; *comment* says what the section is; *key_log* is
+    an SSLKEYLOGFILE, whose lines go into the capture. Packets are collected until there are _BUFFER
+    bytes of them, or `flush` is called. CannotWrite where the disk refuses: the section is then
+    taken back, and the file is as before.
     """
 
-    def __init__(self, fd: int, interfaces: Sequence[str], comment: str = "") -> None:
+    def __init__(
+        self, fd: int, interfaces: Sequence[str], comment: str = "", key_log: str | Path | None = None
+    ) -> None:
         self._fd = fd
+        self._key_log, self._key_log_read = key_log, 0
         self._start = os.lseek(fd, 0, os.SEEK_END)
         self._buffer = bytearray(_BUFFER)
         self._used = 0
         self._shapes = _PacketShapes()
         header = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)  # version 1.0, length unknown
-        self._add(_block(Block.SECTION, header, _option(_COMMENT, comment.encode()) if comment else b""))
+        blocks = _block(Block.SECTION, header, _option(_COMMENT, comment.encode()) if comment else b"")
         for name in interfaces:
             options = _option(_IF_NAME, name.encode()) + _option(_IF_TSRESOL, b"\x09")  # 10^-9 s
-            self._add(_block(Block.INTERFACE, struct.pack("<HHI", _LINK_RAW, 0, 0), options))
-        self.flush()
+            blocks += _block(Block.INTERFACE, struct.pack("<HHI", _LINK_RAW, 0, 0), options)
+        self._write(memoryview(blocks))
 
     def add(self, interface: int, time_ns: int, data: bytes, comment: str = "") -> None:
         """Add an IP packet seen at a vantage point at a time (ns since 1970)."""
@@ -92,7 +96,11 @@ class Writer:
         high, low = time_ns >> 32, time_ns & 0xFFFF_FFFF
         if comment:
             body = struct.pack("<IIIII", interface, high, low, size, size) + data
-            self._add(_block(Block.PACKET, body, _option(_COMMENT, comment.encode())))
+            block = _block(Block.PACKET, body, _option(_COMMENT, comment.encode()))
+            if self._used + len(block) > _BUFFER:
+                self.flush()
+            self._buffer[self._used : self._used + len(block)] = block
+            self._used += len(block)
             return
         shape = self._shapes[size]  # The path of a gigabyte of packets.
         total = shape.size
@@ -101,22 +109,30 @@ class Writer:
         shape.pack_into(self._buffer, self._used, Block.PACKET, total, interface, high, low, size, size, data, total)
         self._used += total
 
-    def add_secrets(self, key_log: bytes) -> None:
-        """Add lines of an SSLKEYLOGFILE. They must come before the packets that they open."""
-        self._add(_block(Block.SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(key_log)) + key_log))
-
-    def _add(self, block: bytes) -> None:
-        if self._used + len(block) > _BUFFER:
-            self.flush()
-        if len(block) > _BUFFER:
-            self._write(memoryview(block))
-        else:
-            self._buffer[self._used : self._used + len(block)] = block
-            self._used += len(block)
+    @property
+    def waiting(self) -> bool:
+        """True when there are packets to flush."""
+        return self._used > 0
 
     def flush(self) -> None:
+        """Write what waits, and ahead of it the secrets that were logged since."""
+        self._write_secrets()
         used, self._used = self._used, 0
         self._write(memoryview(self._buffer)[:used])
+
+    def _write_secrets(self) -> None:
+        try:
+            if self._key_log is None or os.stat(self._key_log).st_size <= self._key_log_read:
+                return
+            with open(self._key_log, "rb") as file:
+                file.seek(self._key_log_read)
+                lines = file.read()
+        except FileNotFoundError:  # No TLS yet.
+            return
+        lines = lines[: lines.rfind(b"\n") + 1]  # The last may be half written.
+        self._key_log_read += len(lines)
+        if lines:
+            self._write(memoryview(_block(Block.SECRETS, struct.pack("<II", _TLS_KEY_LOG, len(lines)) + lines)))
 
     def _write(self, data: memoryview) -> None:
         try:

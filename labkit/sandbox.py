@@ -307,7 +307,7 @@ def _forward(
         key_log = _private_files(world)
     except OSError as error:
         raise CannotRun(f"The hosts cannot be built here: {_text(error)}. `make doctor` says what to do.") from None
-    recorder = pcapng.Writer(record, world.hosts, world.comment) if record is not None else None
+    recorder = pcapng.Writer(record, world.hosts, world.comment, key_log) if record is not None else None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     experiment = os.fork()
     if experiment == 0:
@@ -319,7 +319,7 @@ def _forward(
     theirs.close()
     kernel.precise_timers()
     addresses = {socket.inet_aton(world.address(name)): name for name in world.hosts}
-    wire = Wire(ports, addresses, world.links, world.seed, recorder, world.vantage, key_log)
+    wire = Wire(ports, addresses, world.links, world.seed, recorder, world.vantage)
     ended = os.pidfd_open(experiment)
     orders = [ours.fileno()]
     deadline = time.monotonic() + world.seconds if world.seconds is not None else float("inf")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 import mmap
-import os
 import pickle
 import select
 import socket
@@ -23,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, permutations
 
-from labkit.link import Direction, Link, Verdict
+from labkit.link import MS, Direction, Link, Verdict
 from labkit.pcapng import Writer
 
 # <linux/if_packet.h>
@@ -39,6 +38,7 @@ _SLOTS = 4096  # frames that may wait for the wire, per host
 _BATCH = 128  # frames taken from one host before the next one's turn
 _IN_FLIGHT = 200_000  # frames on all cables: a flood over a long delay must not own our memory
 _LONGEST_ORDER = 1 << 18  # bytes: more than a message between processes can have
+_HOLD_MS = 50  # a record waits so long: the TLS secrets that open a packet may be logged after it was sent
 _QUIET_MS = 30  # the network counts as silent after two round trips plus this
 
 _frame_header = struct.Struct("=IIIHHII").unpack_from  # struct tpacket2_hdr
@@ -110,14 +110,13 @@ class Wire:
     seed: int
     recorder: Writer | None = None
     vantage: str | None = None
-    key_log: str | None = None
 
     _heap: list[tuple[int, int, Route, bytes, str]] = field(default_factory=list)
     _order: count[int] = field(default_factory=count)
     _directions: dict[tuple[str, str], Direction] = field(default_factory=dict)
     _last_stamp: int = 0
     _last_packet: int = 0
-    _key_log_read: int = 0
+    _flush_at: int = 0
 
     def __post_init__(self) -> None:
         names = list(self.ports)
@@ -141,14 +140,19 @@ class Wire:
         """
         if self.forward():
             return select.select(list(extra), [], [], 0)[0]
-        if self._heap:
-            limit = min(limit, max(0, self._heap[0][0] - time.monotonic_ns()) / 1e9)
+        now = time.monotonic_ns()
+        if self.recorder is not None and self.recorder.waiting:
+            self._flush_at = self._flush_at or now + _HOLD_MS * MS
+            if self._flush_at <= now:
+                self.flush()
+        due = [at for at in (self._flush_at, self._heap[0][0] if self._heap else 0) if at]
+        limit = min([limit, *(max(0, at - now) / 1e9 for at in due)])
         cables = [port.socket.fileno() for port in self.ports.values()]
         ready, _, _ = select.select([*cables, *extra], [], [], limit)
         return [fd for fd in ready if fd not in cables]
 
     def forward(self) -> bool:
-        """Take in what was sent, hand out what is due; False when there was nothing and all is on record."""
+        """Take in what was sent, hand out what is due; False when there was nothing."""
         busy = False
         for i, port in enumerate(self.ports.values()):
             if frames := port.read():
@@ -158,8 +162,6 @@ class Wire:
             _, _, route, frame, note = heapq.heappop(self._heap)
             self._deliver(route, frame, note)
             busy = True
-        if self.recorder is not None and not busy:
-            self.recorder.flush()
         return busy
 
     def _take(self, source: int, frames: list[tuple[int, bytes]]) -> None:
@@ -167,7 +169,6 @@ class Wire:
         now = self._last_packet = time.monotonic_ns()
         ahead = time.time_ns() - now  # from the monotonic clock to the one that stamps
         routes = self._routes[source]
-        self._add_secrets()
         for stamp, frame in frames:
             route = routes.get(frame[30:34])  # the destination in the IP header
             if route is None:
@@ -205,21 +206,11 @@ class Wire:
             self._last_stamp = stamp
             self.recorder.add(vantage, stamp, frame[_ETHERNET:], f"wire: {note}" if note else "")
 
-    def _add_secrets(self) -> None:
-        """Copy new lines of the key log into the capture, ahead of the packets they open."""
-        if self.recorder is None or self.key_log is None:
-            return
-        try:
-            if os.stat(self.key_log).st_size <= self._key_log_read:
-                return
-        except FileNotFoundError:
-            return
-        with open(self.key_log, "rb") as file:
-            file.seek(self._key_log_read)
-            lines = file.read()
-        if whole := lines[: lines.rfind(b"\n") + 1]:
-            self.recorder.add_secrets(whole)
-            self._key_log_read += len(whole)
+    def flush(self) -> None:
+        """Write to the disk what is recorded so far."""
+        self._flush_at = 0
+        if self.recorder is not None:
+            self.recorder.flush()
 
     # -- control ---------------------------------------------------------------------------------
 
@@ -235,8 +226,7 @@ class Wire:
             for _ in range(2 * _SLOTS // _BATCH):  # Not for ever: somebody may be sending all the time.
                 if not self.forward():
                     break
-            if self.recorder is not None:
-                self.recorder.flush()
+            self.flush()
             control.send(b"done")
         except (EOFError, ConnectionError):
             return False
@@ -245,14 +235,13 @@ class Wire:
     def linger(self, seconds: float) -> None:
         """Forward until the network is silent, so that the last FIN and its ACK are on record."""
         delay = max((d.link.delay_ms + d.link.jitter_ms for d in self._directions.values()), default=0)
-        quiet = int((4 * delay + _QUIET_MS) * 1e6)
+        quiet = int((4 * delay + _QUIET_MS) * MS)
         started = time.monotonic_ns()
-        while (now := time.monotonic_ns()) < started + seconds * 1e9:
+        while (now := time.monotonic_ns()) < started + seconds * 1000 * MS:
             if not self._heap and now - max(self._last_packet, started) > quiet:
                 break
             self.step((), 0.005)
-        if self.recorder is not None:
-            self.recorder.flush()
+        self.flush()
 
     def lost(self) -> int:
         return sum(port.lost() for port in self.ports.values())

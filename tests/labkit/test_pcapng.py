@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit import pcapng
 from labkit.pcapng import BadCapture, CannotWrite, Writer, count_sections, read, trim
 from tests.conftest import need_tool
 from tests.labkit.test_link import tcp, udp
@@ -21,10 +20,11 @@ NOW = 1_700_000_000_123_456_789
 
 def write(path: Path, *, append: bool = False, packets: int = 3) -> Path:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | (0 if append else os.O_TRUNC))
-    writer = Writer(fd, ("client", "server"), "a test")
+    key_log = path.with_suffix(".keys")
+    key_log.write_bytes(b"CLIENT_RANDOM 00 11\nhalf a li")
+    writer = Writer(fd, ("client", "server"), "a test", key_log)
     for i in range(packets):
         writer.add(i % 2, NOW + i, udp(bytes(i)), "" if i % 2 else f"wire: delayed {i} ms")
-    writer.add_secrets(b"CLIENT_RANDOM 00 11\n")
     writer.flush()
     os.close(fd)
     return path
@@ -54,16 +54,33 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, packets: list[tupl
     assert [("ab".index(r.interface), r.data, r.comment) for r in read(path)] == packets
 
 
-def test_more_than_the_buffer_at_once(tmp_path: Path) -> None:
+def test_more_than_the_buffer(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
     writer = Writer(fd, ("a",))
-    writer.add(0, NOW, udp(b"before"))
-    writer.add_secrets(b"x" * (pcapng._BUFFER + 1))
-    for _ in range(300):
-        writer.add(0, NOW, udp(bytes(1400)))
+    for i in range(300):
+        writer.add(0, NOW, udp(bytes(1400)), "wire: a comment" if i % 2 else "")
     writer.flush()
     os.close(fd)
-    assert len(list(read(tmp_path / "x"))) == 301
+    assert len(list(read(tmp_path / "x"))) == 300
+
+
+def test_secrets_are_ahead_of_the_packets_that_waited(tmp_path: Path) -> None:
+    key_log, path = tmp_path / "keys", tmp_path / "x"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    writer = Writer(fd, ("a",), key_log=key_log)
+    writer.add(0, NOW, udp(b"first"))
+    assert writer.waiting
+    for line in (b"CLIENT_RANDOM 00 ", b"11\n", b"CLIENT_RANDOM 22 33\nCLIENT_"):
+        with open(key_log, "ab") as file:
+            file.write(line)
+        writer.flush()
+        writer.add(0, NOW, udp(b"next"))
+    os.close(fd)
+    written = path.read_bytes()
+    first, second = written.index(b"CLIENT_RANDOM 00 11\n"), written.index(b"CLIENT_RANDOM 22 33\n")
+    assert written.index(b"first") < first < written.index(b"next") < written.rindex(b"next")
+    assert first < second < written.rindex(b"next")  # Each ahead of the packet that waited when it was logged.
+    assert written.count(b"CLIENT_") == 2  # The half line is still to come.
 
 
 def test_a_section_for_each_experiment(tmp_path: Path) -> None:
@@ -154,14 +171,7 @@ def test_wireshark_takes_every_field(tmp_path: Path) -> None:
     need_tool("tshark", "capinfos")
     path = write(tmp_path / "x.pcapng")
     write(path, append=True)
-    fields = [
-        "frame.time_epoch",
-        "frame.comment",
-        "frame.interface_name",
-        "ip.src",
-        "udp.dstport",
-        "frame.section_number",
-    ]
+    fields = ["frame.time_epoch", "frame.comment", "frame.interface_name", "ip.src", "udp.dstport"]
     asked = [part for field in fields for part in ("-e", field)]
     shown = subprocess.run(["tshark", "-r", path, "-Tfields", *asked], check=True, capture_output=True, text=True)
     lines = [line.split("\t") for line in shown.stdout.splitlines()]
