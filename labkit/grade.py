@@ -38,8 +38,9 @@ def grade(lab: Lab, exercise: Path, capture: Path | None = None) -> tuple[list[S
     def take(event: Event) -> None:
         if event.get("state") in ("passed", "failed", "cannot"):
             verdicts.append(event)
-        elif "crashed" in event:
-            raise CannotRun("The check itself broke. This is a bug in the lab:\n" + event["crashed"])
+        elif "crashed" in event or "failed" in event:
+            reason = event.get("crashed") or event["failed"]
+            raise CannotRun(f"The check itself broke. This is a bug in the lab:\n{reason}")
 
     def perform(net: Network) -> None:
         asyncio.run(run_steps(Check(net, check_file, exercise), steps, net.emit))
@@ -48,7 +49,7 @@ def grade(lab: Lab, exercise: Path, capture: Path | None = None) -> tuple[list[S
         perform(labs.on_loopback(_SIDES, lab.port, take))
     else:
         capture = capture or capture_path(lab)
-        world = World(_SIDES, capture=capture, comment="check")
+        world = World(_SIDES, capture=capture, comment="check", seconds=sum(step.seconds for step in steps) + 5)
 
         def inside_world(inside: Inside) -> None:
             perform(labs.on_the_wire(inside, lab.port, 1))

@@ -379,4 +379,6 @@ def median_ms(action: Callable[[], object], times: int) -> float:
 
 
 def world_for(chosen: Experiment, number: int, capture: Path | None, append: bool, vantage: str | None) -> World:
-    return World(chosen.hosts, number, chosen.links, chosen.seed, capture, append, chosen.name, vantage)
+    # An experiment that waits is stopped by `perform`; one that blocks its event loop, by the world, a little later.
+    seconds = chosen.seconds + 3
+    return World(chosen.hosts, number, chosen.links, chosen.seed, capture, append, chosen.name, vantage, seconds)
