@@ -96,7 +96,7 @@ def why_refused(error: OSError) -> str:
     kind = str(error.strerror).partition(" namespace:")[0].rpartition(" ")[2].lower()
     kind = {"mount": "mnt", "network": "net"}.get(kind, kind)
     if error.errno == errno.ENOSPC:  # Also where a namespace further out has used up its share.
-        return f"the limit user.max_{kind}_namespaces is reached (it is {_setting(f'user/max_{kind}_namespaces')} here)"
+        return f"the limit user.max_{kind}_namespaces is reached"
     if _setting("kernel/unprivileged_userns_clone") == "0":
         return "the setting kernel.unprivileged_userns_clone is 0"
     if _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
@@ -107,7 +107,7 @@ def why_refused(error: OSError) -> str:
 
 
 def _setting(name: str) -> str:
-    return _text(f"/proc/sys/{name}").strip() or "unknown"
+    return _text(f"/proc/sys/{name}").strip()
 
 
 def _text(path: str) -> str:

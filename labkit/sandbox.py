@@ -311,7 +311,7 @@ def _forward(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     experiment = os.fork()
     if experiment == 0:
-        for end in (lifeline, ours, *(port.socket for port in ports.values())):
+        for end in (lifeline, ours, *ports.values()):
             end.close()
         if record is not None:
             os.close(record)

@@ -77,6 +77,10 @@ class Port:
         self._next = i
         return frames
 
+    def close(self) -> None:
+        self._ring.close()
+        self.socket.close()
+
     def lost(self) -> int:
         """Frames that found the ring full since the last call: the wire was too slow for them."""
         _, drops = struct.unpack("II", self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))

@@ -91,13 +91,13 @@ def test_a_child_of_a_dead_parent_does_not_start() -> None:
     [
         (
             OSError(errno.ENOSPC, "new user namespace: No space left on device"),
-            {"/proc/sys/user/max_user_namespaces": "0\n"},
-            "the limit user.max_user_namespaces is reached (it is 0 here)",
+            {},
+            "the limit user.max_user_namespaces is reached",
         ),
         (
             OSError(errno.ENOSPC, "new network namespace: No space left on device"),
-            {"/proc/sys/user/max_net_namespaces": "3\n"},
-            "the limit user.max_net_namespaces is reached (it is 3 here)",
+            {},
+            "the limit user.max_net_namespaces is reached",
         ),
         (
             OSError(errno.EPERM, "new user namespace: Operation not permitted"),
