@@ -116,7 +116,7 @@ class Sender:
         for i in arrived:
             del self._on_the_way[i]
             self._progress = now
-        self._base = min(self._on_the_way, default=self._next)
+        self._base = before
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """What is overdue, again, and as many new packets as the window allows."""

@@ -139,6 +139,14 @@ def test_only_what_is_missing_is_sent_again():
     assert sender.datagrams_to_send(MINIMUM) == [flight[0], flight[5]]
 
 
+def test_the_bitmap_names_a_whole_window():
+    sender = Sender(CONTENT * 2, window=64)
+    flight = sender.datagrams_to_send(0)
+    assert len(flight) == 64
+    sender.receive_datagram(ack(0, 2**63 - 1), 0.02)
+    assert sender.datagrams_to_send(MINIMUM) == flight[:1]
+
+
 def test_a_receiver_says_what_came_early_and_writes_it_in_order():
     receiver = Receiver(first=65535, window=4)
     assert receiver.receive_datagram(data(1, b"c"), 0) == b""
@@ -192,7 +200,7 @@ def test_one_loss_of_a_window_doubles_the_timeout_once():
     before = sender.timeout.seconds
     sender.datagrams_to_send(before)
     sender.datagrams_to_send(before + 0.02)
-    sender.datagrams_to_send(2 * before)
+    sender.datagrams_to_send(2 * before + 0.02)
     assert sender.timeout.seconds == 2 * before
 
 

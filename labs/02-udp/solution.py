@@ -42,7 +42,7 @@ class Sender:
             self._measure(now - self._sent[arrived[-1]])
         for i in arrived:
             del self._sent[i]
-        self._base = min(self._sent, default=self._next)
+        self._base = before
 
     def _measure(self, rtt: float) -> None:  # RFC 6298 §2
         if self._srtt == 0:
