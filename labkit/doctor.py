@@ -25,34 +25,41 @@ class Finding:
     remedy: str = ""
 
 
+_TO_CAPTURE = "sudo dpkg-reconfigure wireshark-common; sudo usermod -aG wireshark $USER; log in again."
+
+
 def findings() -> list[Finding]:
-    found = [Finding("Python", sys.version_info >= (3, 11), platform.python_version(), "Install Python 3.11 or newer.")]
     why = why_no_wire()
-    found.append(Finding("the wire", not why, why or "hosts, links with delay and loss, captures without root",
-                         _wire_remedy()))  # fmt: skip
-    try:
-        path = evidence.tshark()
-        found.append(Finding("tshark", True, ".".join(map(str, evidence.version(path))) + ": quiz, frames in verdicts"))
-    except CannotRun as error:
-        found.append(Finding("tshark", False, "no quiz, no frames in verdicts", str(error)))
-    ways = live.ways()
-    found.append(Finding("live capture", bool(ways), ", ".join(ways) or "not for this user; runs record anyway",
-                         "sudo dpkg-reconfigure wireshark-common && sudo usermod -aG wireshark $USER, log in again."))  # fmt: skip
+    wire = why or "hosts, links with delay and loss, captures without root"
+    ways = ", ".join(live.ways())
     wireshark = shutil.which("wireshark")
-    found.append(Finding("Wireshark", bool(wireshark), wireshark or "not installed (tshark shows the same as text)",
-                         "sudo apt install wireshark"))  # fmt: skip
     folder = CAPTURES if CAPTURES.exists() else CAPTURES.parent
-    found.append(Finding("captures/", os.access(folder, os.W_OK), str(folder), f"Make {folder} writable."))
-    for tool, purpose in (
-        ("nc", "talk TCP by hand"),
-        ("socat", "talk TCP and UDP by hand"),
-        ("curl", "a foreign client"),
-    ):
-        path = shutil.which(tool) or ""
-        found.append(
-            Finding(tool, bool(path), purpose, f"sudo apt install {'netcat-openbsd' if tool == 'nc' else tool}")
-        )
+    found = [
+        Finding("Python", sys.version_info >= (3, 11), platform.python_version(), "Install Python 3.11 or newer."),
+        Finding("the wire", not why, wire, _wire_remedy()),
+        _tshark(),
+        Finding("live capture", bool(ways), ways or "not for this user; runs record anyway", _TO_CAPTURE),
+        Finding("Wireshark", bool(wireshark), wireshark or "not installed", "sudo apt install wireshark"),
+        Finding("captures/", os.access(folder, os.W_OK), str(folder), f"Make {folder} writable."),
+    ]
+    for tool, package, purpose in _TOOLS:
+        found.append(Finding(tool, bool(shutil.which(tool)), purpose, f"sudo apt install {package}"))
     return found
+
+
+_TOOLS = (
+    ("nc", "netcat-openbsd", "talk TCP by hand"),
+    ("socat", "socat", "talk TCP and UDP by hand"),
+    ("curl", "curl", "a foreign client"),
+)
+
+
+def _tshark() -> Finding:
+    try:
+        found = ".".join(map(str, evidence.version(evidence.tshark())))
+    except CannotRun as error:
+        return Finding("tshark", False, "no quiz, no frames in verdicts", str(error))
+    return Finding("tshark", True, f"{found}: quiz, frames in verdicts")
 
 
 # Where a Linux system forbids user namespaces: the switch, the value that forbids, the cure.
