@@ -36,6 +36,7 @@ Event = dict[str, Any]
 _LINGER_SECONDS = 1.5  # for the last packets of an experiment that is done
 _HURRY_SECONDS = 0.3  # the same after Ctrl-C
 _STOP_SECONDS = 3.0  # what a world gets to finish its capture before it is killed
+_LOCK_SECONDS = 1.0  # a run that was killed may need a moment to let go of its capture
 _PIECE = 60_000  # bytes of an event in one message
 
 
@@ -166,7 +167,7 @@ def _open_capture(world: World) -> int | None:
     except OSError as error:
         raise _cannot_write(world, str(error.strerror)) from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(fd)
         if world.append:
             pcapng.trim(fd)
         else:
@@ -178,6 +179,18 @@ def _open_capture(world: World) -> int | None:
         os.close(fd)
         raise CannotRun(f"Nothing can be added to {world.capture}: {error}.") from None
     return fd
+
+
+def _lock(fd: int) -> None:
+    """Have the capture for this run alone; BlockingIOError where another run has it."""
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _cannot_write(world: World, reason: str) -> CannotRun:
@@ -311,8 +324,10 @@ def _forward(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     experiment = os.fork()
     if experiment == 0:
-        for end in (lifeline, ours, *ports.values()):
+        for end in (lifeline, ours):
             end.close()
+        for port in ports.values():
+            port.close()
         if record is not None:
             os.close(record)
         _experiment(main, Inside(world, networks, theirs, emit, key_log))
