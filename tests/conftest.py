@@ -101,7 +101,7 @@ async def no_task_leaks() -> AsyncIterator[None]:
     """Fail the test that leaves a task running on its event loop. Every async test has this."""
     yield
     end = time.monotonic() + _GRACE
-    while (left := asyncio.all_tasks() - {asyncio.current_task()}) and time.monotonic() < end:
+    while (left := asyncio.all_tasks() - {asyncio.current_task()}) and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.002)
     if left:
         pytest.fail(f"leaked tasks: {', '.join(map(repr, left))}")
