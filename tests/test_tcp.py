@@ -1,0 +1,432 @@
+"""Lab 01: our server and our client, each against the other, against foreign peers, and against malice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from clients.tcp import ask
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.frames import Decoder, encode
+from servers.tcp import serve
+from tests.conftest import TICK, need_tool
+
+PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
+
+
+class Peer:
+    """A client by hand: it sends what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._decoder = Decoder()
+        self._answers: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self) -> bytes:
+        """The next answer; EOFError when the server ends instead."""
+        while not self._answers:
+            data = await self.reader.read(65536)
+            if not data:
+                raise EOFError
+            self._answers += self._decoder.receive_data(data)
+        return self._answers.pop(0)
+
+    async def end(self) -> bytes:
+        """All that comes until the server's FIN; ConnectionResetError when that is an RST."""
+        return await self.reader.read()
+
+
+@contextlib.asynccontextmanager
+async def peer_of(server):
+    async with asyncio.timeout(PATIENCE):
+        reader, writer = await asyncio.open_connection(*server.address)
+        try:
+            yield Peer(reader, writer)
+        finally:
+            writer.transport.abort()
+
+
+# -- The server --------------------------------------------------------------------------------------
+
+
+async def test_answers_while_the_client_waits():
+    async with serve() as server, peer_of(server) as peer:
+        for message in (b"hello", b"", b"x" * 65536):
+            peer.send(encode(message))
+            assert await peer.answer() == message.upper()
+
+
+async def test_a_frame_byte_by_byte_and_several_in_one_segment():
+    async with serve() as server, peer_of(server) as peer:
+        peer.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in encode(b"slow"):
+            peer.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert await peer.answer() == b"SLOW"
+        peer.send(encode(b"one") + encode(b"two") + encode(b"three")[:5])
+        assert [await peer.answer(), await peer.answer()] == [b"ONE", b"TWO"]
+        peer.send(encode(b"three")[5:])
+        assert await peer.answer() == b"THREE"
+
+
+async def test_a_silent_client_holds_up_nobody():
+    async with serve() as server, peer_of(server) as silent, peer_of(server) as other:
+        silent.send(encode(b"half")[:5])
+        other.send(encode(b"whole"))
+        assert await other.answer() == b"WHOLE"
+        silent.send(encode(b"half")[5:])
+        assert await silent.answer() == b"HALF"
+
+
+async def test_half_close_is_answered_and_then_ended():
+    async with serve() as server, peer_of(server) as peer:
+        peer.send(encode(b"one") + encode(b"two"))
+        peer.writer.write_eof()
+        assert await peer.end() == encode(b"ONE") + encode(b"TWO")
+
+
+async def test_an_end_within_a_frame_is_told():
+    async with serve() as server, peer_of(server) as peer:
+        peer.send(encode(b"hello")[:6])
+        peer.writer.write_eof()
+        assert await peer.answer() == b"error: the stream ended 6 bytes into a frame"
+        assert await peer.end() == b""
+
+
+async def test_too_long_is_refused_and_the_answer_survives_a_client_that_still_sends():
+    """Without the lingering close this is ConnectionResetError, and no answer."""
+    async with serve(maximum=100) as server, peer_of(server) as peer:
+        peer.send(encode(b"good") + b"\0\0\0\x65" + bytes(300_000))
+        for _ in range(5):
+            await asyncio.sleep(TICK / 5)
+            peer.send(bytes(100_000))
+        assert await peer.end() == encode(b"GOOD") + encode(b"error: frame of 101 bytes, the most is 100")
+
+
+async def test_a_refused_client_that_never_ends_is_cut_off():
+    async with serve(linger_seconds=2 * TICK) as server, peer_of(server) as peer:
+        peer.send(b"\xff\xff\xff\xff")
+        assert b"error: " in await peer.end()
+        with pytest.raises(ConnectionError):  # noqa: PT012 - any of these sends may be the one that fails
+            while True:
+                peer.send(b"x")
+                await peer.writer.drain()
+                await asyncio.sleep(TICK / 5)
+
+
+async def test_a_byte_now_and_then_does_not_buy_time():
+    """Slowloris: the deadline is for a whole message, so a drip does not move it."""
+    async with serve(idle_seconds=4 * TICK) as server, peer_of(server) as peer:
+        answer = asyncio.ensure_future(peer.answer())
+        peer.send(b"\0\0\1\0")
+        for _ in range(40):
+            peer.send(b"x")
+            await asyncio.sleep(TICK / 2)
+            if answer.done():
+                break
+        assert (await answer).startswith(b"error: no whole message within")
+
+
+async def test_each_whole_message_buys_time():
+    async with serve(idle_seconds=6 * TICK) as server, peer_of(server) as peer:
+        for _ in range(5):
+            await asyncio.sleep(3 * TICK)
+            peer.send(encode(b"here"))
+            assert await peer.answer() == b"HERE"
+        assert (await peer.answer()).startswith(b"error: no whole message within")
+        assert await peer.end() == b""
+
+
+async def test_who_reads_nothing_is_not_read_from_and_then_ended():
+    async with serve(idle_seconds=10 * TICK, linger_seconds=2 * TICK) as server, asyncio.timeout(PATIENCE):
+        with socket.create_connection(server.address) as sock:
+            sock.setblocking(False)
+            with pytest.raises(ConnectionError):  # noqa: PT012 - any of these sends may be the one that fails
+                for _ in range(1000):  # 64 MB, if somebody took them
+                    await asyncio.get_running_loop().sock_sendall(sock, encode(bytes(65536)))
+
+
+async def test_one_too_many_is_told_and_the_others_go_on():
+    async with serve(max_connections=2) as server, peer_of(server) as one, peer_of(server) as two:
+        for peer in (one, two):
+            peer.send(encode(b"in"))
+            assert await peer.answer() == b"IN"
+        async with peer_of(server) as third:
+            third.send(encode(b"and me?"))
+            assert await third.answer() == b"error: 2 connections are served already"
+            assert await third.end() == b""
+        one.send(encode(b"still"))
+        assert await one.answer() == b"STILL"
+        two.writer.write_eof()
+        assert await two.end() == b""
+        async with peer_of(server) as fourth:  # There is a place again.
+            fourth.send(encode(b"me"))
+            assert await fourth.answer() == b"ME"
+
+
+async def test_a_flood_of_connections_leaves_the_others_alone(caplog):
+    async with serve(max_connections=2, linger_seconds=4 * TICK) as server, peer_of(server) as first:
+        first.send(encode(b"in"))
+        assert await first.answer() == b"IN"
+        async with asyncio.timeout(PATIENCE):
+            flood = [await asyncio.open_connection(*server.address) for _ in range(50)]
+            first.send(encode(b"still"))
+            assert await first.answer() == b"STILL"
+            for _, writer in flood:
+                writer.transport.abort()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"\xff" * 70_000])
+async def test_garbage_gets_a_clear_error(garbage, caplog):
+    async with serve() as server, peer_of(server) as peer:
+        peer.send(garbage)
+        assert re.match(rb"error: frame of \d+ bytes, the most is 65536$", await peer.answer())
+        assert await peer.end() == b""
+    assert not caplog.records
+
+
+async def test_a_client_that_vanishes_is_no_surprise(caplog):
+    async with serve() as server:
+        for data in (b"", encode(b"half")[:6], encode(b"whole"), b"\xff\xff\xff\xff"):
+            sock = socket.create_connection(server.address)
+            sock.sendall(data)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()  # RST
+        assert await ask([b"still there?"], *server.address, timeout=PATIENCE) == [b"STILL THERE?"]
+    assert not caplog.records  # asyncio logs what nobody caught.
+
+
+# -- Its end -----------------------------------------------------------------------------------------
+
+
+async def test_drain_ends_the_idle_at_once_and_lets_the_others_finish():
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serve())
+        async with peer_of(server) as idle, peer_of(server) as busy:
+            for peer in (idle, busy):
+                peer.send(encode(b"in"))
+                assert await peer.answer() == b"IN"
+            busy.send(encode(b"in flight")[:7])
+            idle.send(encode(b"wait"))
+            assert await idle.answer() == b"WAIT"  # By now the server has read the other's piece, too.
+            closing = asyncio.ensure_future(stack.aclose())
+            assert await idle.end() == b""
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(*server.address)
+            busy.send(encode(b"in flight")[7:])
+            assert await busy.end() == encode(b"IN FLIGHT")
+            idle.writer.close()
+            busy.writer.close()
+            await closing
+
+
+async def test_drain_does_not_wait_for_ever():
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serve(linger_seconds=2 * TICK))
+        async with peer_of(server) as peer:
+            peer.send(encode(b"in") + encode(b"half")[:6])
+            assert await peer.answer() == b"IN"
+            await stack.aclose()
+            with contextlib.suppress(ConnectionError):
+                assert await peer.end() == b""
+
+
+@contextlib.contextmanager
+def program(*arguments: str):
+    """Our server in a process of its own; its port, once it listens."""
+    command = [sys.executable, "-m", "servers.tcp", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            yield process, int(re.search(r"port (\d+)", line)[1])
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_exits_0(number):
+    with program("--port", "0") as (process, port):
+        client = [sys.executable, "-m", "clients.tcp", "--port", str(port), "hello"]
+        done = subprocess.run(client, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[1:3] == ["> b'hello'", "< b'HELLO'"]
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, err) == (0, "")
+        assert re.search(r"^= \d+ connected\n< \d+ b'hello'\n> \d+ b'HELLO'\n= \d+ closed$", out, re.MULTILINE)
+        assert out.endswith("= finishing what is in flight\n= stopped\n")
+
+
+def test_a_port_that_is_taken_is_one_clear_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "servers.tcp", "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert done.stderr == f"Cannot listen on 127.0.0.1 port {port}: Address already in use.\n"
+
+
+# -- The client --------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def server_that(behave):
+    """A server by hand."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError):
+                await behave(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()
+
+
+async def test_asks_all_over_one_connection():
+    async with serve() as server:
+        assert await ask([], *server.address) == []
+        assert await ask([b"one", b"", b"two"], *server.address) == [b"ONE", b"", b"TWO"]
+
+
+async def test_ten_megabytes_do_not_deadlock():
+    messages = [b"x" * 65536] * 160
+    async with serve() as server:
+        answers = await ask(messages, *server.address, timeout=PATIENCE)
+    assert answers == [message.upper() for message in messages]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+async def test_answers_in_pieces(size):
+    wire = encode(b"ONE") + encode(b"TWO")
+
+    async def behave(reader, writer):
+        await reader.readexactly(14)
+        for i in range(0, len(wire), size):
+            writer.write(wire[i : i + size])
+            await asyncio.sleep(0)
+        await writer.drain()
+        writer.write_eof()
+        await asyncio.sleep(TICK)
+
+    async with server_that(behave) as address:
+        assert await ask([b"one", b"two"], *address, timeout=PATIENCE) == [b"ONE", b"TWO"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "error"),
+    [
+        (encode(b"ONE"), "the server ended after 1 of 2 answers"),
+        (encode(b"ONE") + encode(b"TWO")[:5], "the stream ended 5 bytes into a frame"),
+        (encode(b"ONE") * 3, "more than the 2 answers that were asked for"),
+        (encode(b"ONE") + encode(b"error: no"), "error: no"),
+        (b"HTTP/1.1 400 Bad Request", "frame of 1213486160 bytes, the most is 65536"),
+    ],
+)
+async def test_what_a_server_can_do_wrong(wire, error):
+    async def behave(reader, writer):
+        await reader.readexactly(14)
+        writer.write(wire)
+        writer.write_eof()
+        await reader.read()
+
+    async with server_that(behave) as address:
+        with pytest.raises(RemoteProtocolError, match=re.escape(error)):
+            await ask([b"one", b"two"], *address, timeout=PATIENCE)
+
+
+async def test_a_server_that_says_nothing_is_waited_for_only_so_long():
+    async def behave(reader, writer):
+        await reader.read()
+
+    async with server_that(behave) as address:
+        with pytest.raises(TimeoutError):
+            await ask([b"anybody?"], *address, timeout=2 * TICK)
+
+
+async def test_a_message_too_long_is_not_even_sent():
+    with pytest.raises(LocalProtocolError):
+        await ask([bytes(65537)], "127.0.0.1", 1)
+
+
+async def test_a_refusal_is_the_clients_error():
+    async with serve(maximum=10) as server:
+        with pytest.raises(RemoteProtocolError, match="error: frame of 11 bytes, the most is 10"):
+            await ask([b"x" * 11], *server.address)
+
+
+def test_the_programs_exit_codes():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = str(closed.getsockname()[1])
+    command = [sys.executable, "-m", "clients.tcp", "--port", port]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert done.stderr == (f"No answer from 127.0.0.1 port {port}: Connection refused. Is `make tcp-server` running?\n")
+    done = subprocess.run([*command, "x" * 70_000], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (1, "! message of 70000 bytes, the most is 65536\n")
+
+
+# -- Foreign peers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["ncat 127.0.0.1 {port}", "socat -t 5 - TCP:127.0.0.1:{port}", "curl -sSN -m {seconds} telnet://127.0.0.1:{port}"],
+)
+def test_foreign_clients_get_their_answers(command):
+    need_tool(command.split()[0])
+    with program("--port", "0") as (_, port):
+        words = command.format(port=port, seconds=PATIENCE).split()
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdin.write(encode(b"hello") + encode(b"two"))
+            process.stdin.close()  # curl reads all of it before it sends; the other two half-close.
+            wanted = encode(b"HELLO") + encode(b"TWO")
+            got = b""
+            while len(got) < len(wanted):
+                piece = os.read(process.stdout.fileno(), 100)
+                assert piece, process.stderr.read()
+                got += piece
+            assert got == wanted
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "socat TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr EXEC:cat",
+        "ncat -l 127.0.0.1 {port} --exec /bin/cat",
+    ],
+)
+async def test_our_client_asks_a_foreign_echo_server(command):
+    need_tool(command.split()[0])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(*command.format(port=port).split())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    answers = await ask([b"hello", b"", b"x" * 10_000], "127.0.0.1", port, timeout=PATIENCE)
+                    break
+                except ConnectionRefusedError:  # It does not listen yet.
+                    await asyncio.sleep(TICK / 5)
+        assert answers == [b"hello", b"", b"x" * 10_000]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
