@@ -429,7 +429,7 @@ async def garbage(c: Check) -> None:
 
 @step(
     "the last ACK is lost",
-    rfc="RFC 9293 §3.6.1: TIME-WAIT is there to acknowledge a FIN that comes again",
+    rfc="RFC 9293 §3.3.2: TIME-WAIT is there to acknowledge a FIN that comes again",
     symptom="Your Receiver has everything and goes home. But its last ACK was lost, and the sender asks for ever.",
     where="`done` needs LINGER seconds of silence after the last packet, and timer() tells when they are over. Until "
     "then each copy is acknowledged.",

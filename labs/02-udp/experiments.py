@@ -270,7 +270,7 @@ async def stranger(net: Network) -> None:
     taken for the answer. connect() on a UDP socket sends nothing: it tells the kernel to take only what comes
     from that address and port. That stops strangers, but not one who forges the server's address: against
     those a request carries a random number that the answer must repeat (clients/udp.py does; so does DNS).
-    (RFC 8085 §5.1 and §6; RFC 5452 §4.1 and §4.2; udp(7))
+    (RFC 8085 §5.1 and §6; RFC 5452 §4; udp(7))
     """
     real, other = bound(net.server, net.port), bound(net.server)
     for kind in ("unconnected", "connected"):
