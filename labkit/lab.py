@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import pickle
 import socket
@@ -307,6 +308,8 @@ class Network:
         """Report a measured value and assert its bounds. One bound at least must be given."""
         if at_least is None and at_most is None:
             raise ValueError(f"{name}: a measure without bounds proves nothing")
+        if math.isnan(value):
+            raise ExperimentFailed(f"{name}: there is no value")
         self.emit({"measure": name, "value": value, "unit": unit, "at_least": at_least, "at_most": at_most})
         if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
             raise ExperimentFailed(f"{name}: {value:g} {unit}, expected {bounds(at_least, at_most, unit)}")

@@ -1,4 +1,4 @@
-"""How fast and how true the wire is on this machine: `python -m tests.benchmarks`.
+"""How fast and how true the wire is on this machine, and how long a learner waits: `make bench`.
 
 Every row is measured in this run. A machine is fast or slow, and busy or idle, so what can be
 compared with other machines is the last column: the ratio to a plain cable in the same run.
@@ -7,8 +7,10 @@ compared with other machines is the last column: the ratio to a plain cable in t
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import kernel, pcapng
+from labkit.catalog import ROOT, labs
 from labkit.link import Link
 from labkit.sandbox import CannotRun, Inside, World, run
 
@@ -145,6 +148,18 @@ def best(main: Callable[[Inside], None], key: str, **world: Any) -> dict[str, An
     return max((in_world(main, **world) for _ in range(ROUNDS)), key=lambda found: found[key])
 
 
+def until_it_says(words: str, *command: str) -> float:
+    """Seconds from the start of `python -m labkit …` to the first line with these words; its end is not waited for."""
+    start = time.perf_counter()
+    argv = [sys.executable, "-m", "labkit", *command]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        seconds = next(time.perf_counter() - start for line in process.stdout if words in line)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    return seconds
+
+
 def row(what: str, value: float, unit: str, ratio: str = "") -> None:
     print(f"  {what:<52}{value:>10.4g} {unit:<8}{ratio}", flush=True)
 
@@ -188,6 +203,13 @@ def main() -> int:
     row("builds its world, and is gone, in", 1000 * statistics.median(one["seconds"] for one in idle), "ms")
     row("memory of the wire", statistics.median(one["peak"] for one in idle), "MB")
     row("memory of the wire after recording", recorded["peak"], "MB")
+    print("\nWhat a learner waits for")
+    for lab in labs():
+        row(f"make {lab.slug}: the first packet on screen", until_it_says("├─", "run", lab.slug), "s")
+        row(f"make {lab.slug}-check: the starter's verdict", until_it_says("Stuck?", "check", lab.slug), "s")
+        solution = str(lab.folder / "solution.py")
+        took = until_it_says("All passed", "check", lab.slug, "--file", solution)
+        row(f"make {lab.slug}-check: the solution's verdict", took, "s")
     print(f"\n{os.cpu_count()} processors, Linux {os.uname().release}, {time.perf_counter() - started:.0f} s")
     return 0
 
