@@ -151,8 +151,8 @@ def best(main: Callable[[Inside], None], key: str, **world: Any) -> dict[str, An
 def until_it_says(words: str, *command: str) -> float:
     """Seconds from the start of `python -m labkit …` to the first line with these words; its end is not waited for."""
     start = time.perf_counter()
-    argv = [sys.executable, "-m", "labkit", *command]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    argv, null = [sys.executable, "-m", "labkit", *command], subprocess.DEVNULL
+    with subprocess.Popen(argv, stdin=null, stdout=subprocess.PIPE, stderr=null, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         seconds = next(time.perf_counter() - start for line in process.stdout if words in line)
         process.send_signal(signal.SIGINT)
