@@ -18,6 +18,9 @@ from labkit.sandbox import CannotRun
 def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -> int:
     """Run the experiments of a lab, or only one; return the exit code."""
     chosen = [lab.experiment(only)] if only else lab.experiments()
+    hosts = sorted({host for one in chosen for host in one.hosts})
+    if vantage is not None and vantage not in hosts:
+        raise CannotRun(f"There is no host {vantage!r} to look from. There are: {', '.join(hosts)}, and all.")
     capture = captures_folder() / f"{lab.slug}.pcapng"
     asking = not as_json and sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("PREDICT") != "0"
     if not as_json:

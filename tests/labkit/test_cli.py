@@ -49,6 +49,20 @@ def test_unknown_experiment(clone):
     assert_one_clear_sentence(labkit(clone, "run", "tcp", "--exp", "nagel"), "no experiment 'nagel'", "handshake")
 
 
+def test_unknown_vantage(clone):
+    assert_one_clear_sentence(
+        labkit(clone, "run", "tcp", "--vantage", "moon"), "no host 'moon'", "client, server, and all"
+    )
+
+
+def test_every_vantage_shows_each_packet_at_both_ends(clone):
+    need_wire()
+    (alone,) = json.loads(labkit(clone, "run", "tcp", "--exp", "farewell", "--json").stdout)
+    (both,) = json.loads(labkit(clone, "run", "tcp", "--exp", "farewell", "--json", "--vantage", "all").stdout)
+    assert alone["packets"] == 7
+    assert both["packets"] == 14
+
+
 def test_quiz_without_a_capture(clone):
     shutil.rmtree(clone / "captures", ignore_errors=True)
     assert_one_clear_sentence(labkit(clone, "quiz", "tcp"), "make tcp")
