@@ -117,13 +117,10 @@ class Server:
         self._draining = True
         now = asyncio.get_running_loop().time()
         for deadline, decoder in self._talks.items():
-            if decoder.is_idle and not deadline.expired():
-                deadline.reschedule(now)
+            if not deadline.expired():
+                deadline.reschedule(now if decoder.is_idle else now + self._linger)
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=2 * self._linger)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.wait(self._tasks)  # Each has a deadline.
 
 
 @contextlib.asynccontextmanager

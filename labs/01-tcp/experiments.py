@@ -406,6 +406,8 @@ async def restart(net: Network, *, old: int, new: int) -> int:
     client = net.client.connect(net.server, port)
     server, _ = listening.accept()
     server.close()  # The server ends first: TIME_WAIT is on its side.
+    # The client's ACK must be out before its FIN: overtaken by it, it would meet nobody, be answered with
+    # an ACK, and that with an RST, which ends TIME_WAIT early (RFC 1337: TIME-WAIT assassination).
     await until(lambda: state(net.server, port, client.getsockname()[1]) == "FIN_WAIT2")
     close(client, listening)
     await until(lambda: state(net.server, port) == "TIME_WAIT")
