@@ -198,7 +198,7 @@ async def reset(net: Network) -> None:
     """Bytes that arrived and were never read are lost by close(), and TCP will not let that pass for a clean
     end: the kernel sends RST instead of FIN. Here the answer came first and can be read; the next recv()
     is ECONNRESET. A client that is still sending meets the error in send() and may never look for the
-    answer; other systems throw it away. (RFC 9293 §3.6.1; RFC 2525 §2.17; RFC 9112 §9.6)
+    answer; and on some systems the RST wipes it out. (RFC 9293 §3.6.1; RFC 2525 §2.17; RFC 9112 §9.6)
     """
     listening = net.server.listen(net.port)
     client = net.client.connect(net.server, net.port)
@@ -463,9 +463,9 @@ async def fast_retransmit(net: Network) -> None:
 async def tail_loss(net: Network) -> None:
     """No segment follows the lost one, so no duplicate ACK comes: silence, and only a timer ends it. Linux
     sends a tail-loss probe, the last segment once more, after two round trips; plus 200 ms when a single
-    segment is out, for its ACK may only be delayed. That is still gentler than the retransmission
-    timeout, which also begins again with a window of one segment. A short answer is all tail.
-    (RFC 8985 §7.2; RFC 6298 §5; RFC 5681 §3.1)
+    segment is out, for its ACK may only be delayed; but no later than the retransmission timeout would
+    come. That one also begins again with a window of one segment, which the probe does not. A short
+    answer is all tail. (RFC 8985 §7.2; RFC 6298 §5; RFC 5681 §3.1)
     """
     listening = net.server.listen(net.port)
     client = connect_with(net, "cubic")
