@@ -240,6 +240,12 @@ class Check:
         self.programs.append(program)
         return program
 
+    def stop(self, program: Program) -> None:
+        """End a program and all that it started, so that the next step finds its port free."""
+        if not program.ended:  # One that has ended stays, for `run_steps` to see how.
+            program.stop()
+            self.programs.remove(program)
+
     async def connect(self, port: int | None = None, seconds: float = 3) -> Conn:
         """Connect to the learner's server from the client host; wait until it listens."""
         end = time.monotonic() + seconds

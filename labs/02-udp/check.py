@@ -220,7 +220,7 @@ def sending(c: Check, size: int, first: int, window: int) -> Iterator[tuple[Peer
     c.did(f"= your Sender: {size} bytes, first number {first}, window {window}")
     with contextlib.closing(peer.socket):
         yield peer, program
-    discard(c, program)
+    c.stop(program)
 
 
 @contextlib.asynccontextmanager
@@ -231,7 +231,7 @@ async def receiving(c: Check, first: int, window: int) -> Any:
     peer.program = program
     with contextlib.closing(peer.socket):
         yield peer, program
-    discard(c, program)
+    c.stop(program)
 
 
 async def start_receiver(c: Check, first: int, window: int) -> Program:
@@ -243,13 +243,6 @@ async def start_receiver(c: Check, first: int, window: int) -> Program:
             c.fail("Your Receiver could not be made.")
         await asyncio.sleep(0.005)
     return program
-
-
-def discard(c: Check, program: Program) -> None:
-    """End a program whose step was passed, so that the next one finds the port free."""
-    if not program.ended:
-        program.stop()
-        c.programs.remove(program)
 
 
 async def written(peer: Peer, program: Program) -> dict[str, Any]:
@@ -287,7 +280,7 @@ async def whole_file(c: Check, link: Link, packets: int, first: int, window: int
         c.fail("Your Sender was not done after 15 s.", filter=f"udp.port == {c.net.port}")
     c.did(f"= done after {result['seconds']:.2f} s: {size / 1000 / result['seconds']:.0f} kB/s")
     same_file(c, got, file_of(size), "Your Sender was done, but the file did not arrive whole.")
-    discard(c, receiver)
+    c.stop(receiver)
     return float(result["seconds"]), seen
 
 
