@@ -81,6 +81,7 @@ async def farewell(net: Network) -> None:
     server.close()
     await until(lambda: state(net.client, port) == "TIME_WAIT")
     net.expect("after the second FIN the client is in TIME_WAIT", state(net.client, port) == "TIME_WAIT")
+    await until(lambda: state(net.server, net.port, port) == "")  # The last ACK may still be on its way.
     net.expect("and the server has forgotten the connection", state(net.server, net.port, port) == "")
     net.measure("seconds of TIME_WAIT to come", time_wait_left(net.client, port), "s", at_least=50, at_most=60)
     listening.close()
