@@ -82,7 +82,7 @@ $(SLUGS): %: $(VENV)/.lab
 	@$(RUN) reset $*
 
 wireshark-%: $(VENV)/.lab
-	@$(RUN) wireshark $*
+	@$(RUN) wireshark $* $(if $(EXP),--exp $(EXP))
 
 labs progress: $(VENV)/.lab
 	@$(RUN) list

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from labkit import catalog, console, doctor, grade, live, narrate, progress, quiz
 from labkit.pcapng import BadCapture
-from labkit.run import captures_folder
+from labkit.run import capture_path
 from labkit.sandbox import CannotRun
 
 
@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     command("progress", "how far you are", lab=False).add_argument("--json", action="store_true")
     command("doctor", "what this machine can do", lab=False).add_argument("--json", action="store_true")
     command("reset", "forget your progress in a lab")
-    command("wireshark", "open the lab's capture in Wireshark")
+    one = command("wireshark", "open the lab's capture in Wireshark")
+    one.add_argument("--exp", metavar="NAME", help="the capture of only this experiment")
     return parser
 
 
@@ -95,7 +96,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         case "exercise":
             return _exercise(lab, options.file)
         case "capture":
-            out = options.out or captures_folder() / f"{lab.slug}-live.pcapng"
+            out = options.out or capture_path(lab.slug, "live")
             count = live.capture(lab.port, out, console.say, options.seconds)
             console.say(f"{count} packets in {out}")
             return 0
@@ -109,7 +110,7 @@ def _dispatch(options: argparse.Namespace) -> int:
             progress.reset(lab.slug)
             console.say(f"Progress in {lab.slug} is forgotten. Your exercise.py is as you left it.")
             return 0
-    return _wireshark(lab)
+    return _wireshark(lab, options.exp)
 
 
 def _list(as_json: bool) -> int:
@@ -180,7 +181,7 @@ def _check(lab: catalog.Lab, options: argparse.Namespace) -> int:
 
 
 def _quiz(lab: catalog.Lab, as_json: bool) -> int:
-    capture = captures_folder() / f"{lab.slug}.pcapng"
+    capture = capture_path(lab.slug)
     if not capture.is_file():
         raise narrate.no_such_capture(lab, capture)
     if as_json:
@@ -189,8 +190,8 @@ def _quiz(lab: catalog.Lab, as_json: bool) -> int:
     return quiz.ask(lab, capture)
 
 
-def _wireshark(lab: catalog.Lab) -> int:
-    capture = captures_folder() / f"{lab.slug}.pcapng"
+def _wireshark(lab: catalog.Lab, experiment: str | None) -> int:
+    capture = capture_path(lab.slug, lab.experiment(experiment).name if experiment else "")
     if not capture.is_file():
         raise narrate.no_such_capture(lab, capture)
     if (path := shutil.which("wireshark")) is None:

@@ -14,14 +14,10 @@ from labkit import lab as labs
 from labkit.catalog import Lab
 from labkit.check import Check, Step, run_steps, steps_of
 from labkit.lab import Network
-from labkit.run import captures_folder, why_no_wire
+from labkit.run import capture_path, why_no_wire
 from labkit.sandbox import CannotRun, Event, Inside, World
 
 _SIDES = ("client", "server")
-
-
-def capture_path(lab: Lab) -> Path:
-    return captures_folder() / f"{lab.slug}-check.pcapng"
 
 
 def grade(lab: Lab, exercise: Path, capture: Path | None = None) -> tuple[list[Step], list[Event]]:
@@ -48,7 +44,7 @@ def grade(lab: Lab, exercise: Path, capture: Path | None = None) -> tuple[list[S
     if why_no_wire():
         perform(labs.on_loopback(_SIDES, lab.port, take))
     else:
-        capture = capture or capture_path(lab)
+        capture = capture or capture_path(lab.slug, "check")
         world = World(_SIDES, capture=capture, comment="check", seconds=sum(step.seconds for step in steps) + 5)
 
         def inside_world(inside: Inside) -> None:
@@ -143,7 +139,7 @@ def _cite(lab: Lab, display_filter: str, until: float) -> None:
     """Name the frame of the learner's own capture that shows it: the last one before the verdict."""
     if why_no_wire():
         return
-    capture = capture_path(lab)
+    capture = capture_path(lab.slug, "check")
     console.say(f"\n  Capture:  {_relative(capture)}")
     if not display_filter:
         return

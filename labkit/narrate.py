@@ -11,7 +11,7 @@ from pathlib import Path
 from labkit import console, ladder, progress
 from labkit.catalog import Lab
 from labkit.lab import Experiment, bounds
-from labkit.run import Outcome, captures_folder, run_experiment, why_no_wire
+from labkit.run import Outcome, capture_path, run_experiment, why_no_wire
 from labkit.sandbox import CannotRun
 
 
@@ -21,7 +21,7 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
     hosts = sorted({host for one in chosen for host in one.hosts})
     if vantage is not None and vantage not in hosts:
         raise CannotRun(f"There is no host {vantage!r} to look from. There are: {', '.join(hosts)}, and all.")
-    capture = captures_folder() / f"{lab.slug}.pcapng"
+    capture = capture_path(lab.slug, chosen[0].name if only else "")
     asking = not as_json and sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("PREDICT") != "0"
     if not as_json:
         _introduce(lab, len(chosen), asking)
@@ -153,7 +153,8 @@ def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, guesses: dict[st
         packets = sum(len(outcome.packets) for outcome in outcomes)
         where = os.path.relpath(capture)
         console.say(f"  Capture: {where}, {packets:,} packets; experiment n runs on 10.0.n.0/24")
-        console.say(f"           make wireshark-{lab.slug}   or   tshark -r {where} | head -40")
+        one = f" EXP={outcomes[0].experiment.name}" if len(outcomes) == 1 else ""
+        console.say(f"           make wireshark-{lab.slug}{one}   or   tshark -r {where} | head -40")
     console.say(f"  Next:    read labs/{lab.folder.name}/README.md, then edit labs/{lab.folder.name}/exercise.py "
                 f"and run  make {lab.slug}-check")  # fmt: skip
 

@@ -69,8 +69,7 @@ def right_answer(lab: Lab, question: Question, capture: Path) -> str:
         empty = not values
         answer = "" if empty else _taken(question.take, values)
     if empty:
-        raise CannotRun(f"{capture.name} has no packets for this question. Run `make {lab.slug}` first "
-                        f"(all of it: `EXP=` records only one experiment).")  # fmt: skip
+        raise CannotRun(f"{capture.name} has no packets for this question. Run `make {lab.slug}` again, to its end.")
     return answer
 
 

@@ -59,6 +59,11 @@ def captures_folder() -> Path:
     return CAPTURES
 
 
+def capture_path(slug: str, part: str = "") -> Path:
+    """Where a run is recorded: all of a lab, or only one experiment, which does not overwrite all the others."""
+    return captures_folder() / (f"{slug}-{part}.pcapng" if part else f"{slug}.pcapng")
+
+
 def run_experiment(
     lab: Lab, chosen: Experiment, capture: Path | None, *, append: bool = False, vantage: str | None = "client"
 ) -> Outcome:

@@ -124,7 +124,7 @@ def test_the_report_cites_the_frame_and_points_at_the_byte(verdict, tmp_path, ca
     need_tool("tshark")
     (tmp_path / "check.py").write_text(CHECK)
     (tmp_path / "exercise.py").write_text(GOOD.replace("hello", "help!"))
-    monkeypatch.setattr(grading, "captures_folder", lambda: tmp_path)
+    monkeypatch.setattr(grading, "capture_path", lambda slug, part: tmp_path / f"{slug}-{part}.pcapng")
     assert grading.report(Lab("toy", 90, tmp_path), tmp_path / "exercise.py", own=False) == 1
     text = capsys.readouterr().out
     wanted, got, caret = (line for line in text.splitlines() if line.startswith(("  wanted", "  got", "          ")) and

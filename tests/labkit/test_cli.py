@@ -76,7 +76,7 @@ def test_wireshark_without_a_capture(clone):
 def test_quiz_with_a_capture_of_something_else(clone):
     need_tool("tshark")
     (clone / "captures").mkdir(exist_ok=True)
-    (clone / "captures/tcp.pcapng").write_bytes(b"GIF89a, and not a capture at all")
+    (clone / "captures/tcp.pcapng").write_bytes(b"no capture at all")
     assert_one_clear_sentence(labkit(clone, "quiz", "tcp"), "tshark cannot read")
 
 
@@ -89,7 +89,7 @@ def test_run_tells_packets_values_answer_and_what_next(clone):
     assert re.search(r"✓ .*: .* ms   \(", done.stdout), "a measured value with its bounds"
     assert "\n  Q  " in done.stdout
     assert "\n  A  " in done.stdout
-    assert "captures/tcp.pcapng" in done.stdout
+    assert "captures/tcp-handshake.pcapng" in done.stdout
     assert "make tcp-check" in done.stdout
     assert "\x1b[" not in done.stdout, "no colour in a pipe"
 
@@ -167,9 +167,28 @@ def test_ctrl_c_in_the_middle_leaves_a_good_capture(clone):
     assert subprocess.run(["capinfos", capture], capture_output=True).returncode == 0
 
 
+def record_little(clone: Path) -> None:
+    """A capture of the lab, of its first experiment only."""
+    labkit(clone, "run", "tcp", "--exp", "handshake")
+    shutil.copy(clone / "captures/tcp-handshake.pcapng", clone / "captures/tcp.pcapng")
+
+
+def test_one_experiment_alone_does_not_overwrite_the_others(clone):
+    need_wire()
+    need_tool("tshark")
+    (clone / "captures").mkdir(exist_ok=True)
+    (clone / "captures/tcp.pcapng").write_bytes(b"as it was")
+    labkit(clone, "run", "tcp", "--exp", "handshake")
+    assert (clone / "captures/tcp.pcapng").read_bytes() == b"as it was"
+    record_little(clone)
+    answers = subprocess.run([sys.executable, "-m", "labkit", "quiz", "tcp"], cwd=clone, input="skip\n" * 50, text=True,
+                             capture_output=True, timeout=50)  # fmt: skip
+    assert "Run `make tcp` again, to its end" in answers.stderr
+
+
 def test_tshark_is_missing(clone, tmp_path):
     need_wire()
-    labkit(clone, "run", "tcp", "--exp", "handshake")
+    record_little(clone)
     assert_one_clear_sentence(labkit(clone, "quiz", "tcp", PATH=str(tmp_path)), "tshark is not installed")
     done = labkit(clone, "check", "tcp", PATH=str(tmp_path))
     assert done.returncode == 1, "the check works without it"
@@ -181,7 +200,7 @@ def test_tshark_is_too_old(clone, tmp_path):
     fake = tmp_path / "tshark"
     fake.write_text("#!/bin/sh\necho 'TShark (Wireshark) 2.6.10 (Git v2.6.10)'\n")
     fake.chmod(0o755)
-    labkit(clone, "run", "tcp", "--exp", "handshake")
+    record_little(clone)
     path = f"{tmp_path}:/usr/bin:/bin"
     assert_one_clear_sentence(labkit(clone, "quiz", "tcp", PATH=path), "2.6.10", "4.0")
 
