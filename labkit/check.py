@@ -21,8 +21,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -31,6 +29,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, NoReturn
 
+from labkit import learner
 from labkit.lab import Host, Network
 from labkit.sandbox import CannotRun
 
@@ -87,26 +86,33 @@ class CheckFailed(Exception):
 class Program:
     """A learner's program, running on a host."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], result: IO[bytes]) -> None:
-        self._process, self._output, self._result = process, output, result
+    def __init__(self, pid: int, output: IO[bytes], result: IO[bytes]) -> None:
+        self._pid, self._output, self._result = pid, output, result
+        self._status: int | None = None
 
     @property
     def ended(self) -> bool:
-        return self._process.poll() is not None
+        if self._status is None:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            self._status = status if pid else None
+        return self._status is not None
+
+    @property
+    def failed(self) -> bool:
+        """True when it has ended with an error."""
+        return self.ended and self._status != 0
 
     def output(self, most: int = 2000) -> str:
         """What it printed, at most the last so many characters."""
-        self._output.flush()
         size = os.fstat(self._output.fileno()).st_size
-        start = max(0, size - most)
-        text: bytes = os.pread(self._output.fileno(), most, start)
+        text = os.pread(self._output.fileno(), most, max(0, size - most))
         return text.decode(errors="replace").strip()
 
     def stop(self) -> None:
         """End it and all that it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if not self.ended:
+            os.killpg(self._pid, signal.SIGKILL)
+            self._status = os.waitpid(self._pid, 0)[1]
         self._result.close()
         self._output.close()
 
@@ -119,8 +125,8 @@ class Program:
         while not self.ended:
             if time.monotonic() > end:
                 raise CheckFailed(f"Your program was still running after {seconds:g} s, and was stopped.")
-            await asyncio.sleep(0.005)
-        if self._process.returncode != 0:
+            await asyncio.sleep(0.002)
+        if self.failed:
             raise CheckFailed("Your program ended with an error.")
         return json.loads(os.pread(self._result.fileno(), _READ_LIMIT, 0) or b"null")
 
@@ -230,13 +236,12 @@ class Check:
     def start(self, role: str, *arguments: object, host: str = "server") -> Program:
         """Run `role(exercise, *arguments)` of the check file in the learner's own process on a host."""
         output, result = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # Limited by RLIMIT_FSIZE; no name.
-        argv = [sys.executable, "-m", "labkit.learner", str(self.check_file), role, str(self.exercise_file)]
-        environment = {**os.environ, "LABKIT_RESULT": str(result.fileno()), "PYTHONUNBUFFERED": "1"}
-        process = self.net[host].popen(
-            *argv, *map(str, arguments), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            env=environment, pass_fds=(result.fileno(),), start_new_session=True,
-        )  # fmt: skip
-        program = Program(process, output, result)
+        with self.net[host].entered():
+            pid = learner.start(
+                self.check_file, role, self.exercise_file, [str(argument) for argument in arguments],
+                output.fileno(), result.fileno(),
+            )  # fmt: skip
+        program = Program(pid, output, result)
         self.programs.append(program)
         return program
 
@@ -305,6 +310,7 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
             async with asyncio.timeout(one.seconds):
                 await one.body(check)
         except CheckFailed as error:
+            await asyncio.sleep(0.02)  # A program that broke the connection by dying is dead a moment later.
             verdict = _failed(index, check, error)
         except TimeoutError:
             verdict = _failed(index, check, CheckFailed(f"Not done after {one.seconds:g} s: your program hangs."))
@@ -316,7 +322,7 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
             check.connections.clear()
         if verdict["state"] == "passed":
             for program in check.programs:
-                if program.ended and program._process.returncode != 0:
+                if program.failed:
                     verdict = _failed(index, check, CheckFailed("Your program ended while it should have gone on."))
         emit(verdict)
         if verdict["state"] == "failed":
@@ -327,12 +333,15 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
 
 def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
     output = "\n".join(filter(None, (program.output() for program in check.programs)))
+    what = error.what
+    if any(program.ended for program in check.programs) and "ended" not in what:
+        what += " (Your program has ended.)"
     got, wanted = (
         {"bytes": value.hex()} if isinstance(value, bytes) else {"text": value} if value is not None else None
         for value in (error.got, error.wanted)
     )
     return {
-        "step": index, "state": "failed", "what": error.what, "story": check.story[-12:], "got": got,
+        "step": index, "state": "failed", "what": what, "story": check.story[-12:], "got": got,
         "wanted": wanted, "filter": error.filter, "reproduce": error.reproduce, "printed": output,
         "at": time.time(),
     }  # fmt: skip

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import pickle
@@ -366,6 +367,10 @@ def perform(chosen: Experiment, net: Network) -> None:
         net.emit({"failed": f"not done after {chosen.seconds:g} s"})
     except CannotRun as error:
         net.emit({"skipped": str(error)})
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or net.on_wire:
+            raise
+        net.emit({"skipped": f"port {net.port} of this machine is in use; is the lab's server running?"})
     finally:
         for host in net.hosts.values():
             host.stop()

@@ -1,26 +1,35 @@
 """Runs a learner's program in a process of its own, within limits, and reports its end.
 
+The checker forks it off (`start`), which takes a hundredth of the time that a new interpreter would
+need; by hand it is
+
     python -m labkit.learner CHECK_FILE ROLE EXERCISE_FILE [ARGUMENT …]
 
-imports the exercise and calls `ROLE(exercise, *arguments)` of the check file. What it returns is
-written as JSON to the descriptor named by LABKIT_RESULT. The program may do what it likes: it has
-bounded memory, processor time, files and processes, and (on the wire) a PID namespace of its own, so
-that all it ever started ends with it.
+Either way the exercise is imported and `ROLE(exercise, *arguments)` of the check file is called. The
+program may do what it likes: it has bounded memory, processor time, files and processes, none of the
+checker's descriptors, and (on the wire) a PID namespace of its own, so that all it ever started ends
+with it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import fcntl
+import gc
 import importlib.util
 import json
 import os
 import resource
+import signal
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from labkit import kernel
+from labkit.sandbox import fork
 
 MEMORY = 1 << 30  # bytes of address space
 PROCESSOR_SECONDS = 20
@@ -39,9 +48,69 @@ def load(path: Path, name: str) -> ModuleType:
     return module
 
 
+def start(check_file: Path, role: str, exercise_file: Path, arguments: list[str], output: int, result: int) -> int:
+    """Fork a process that runs the role; return its id. It leads a session, so killpg() reaches all of it.
+
+    *output* and *result* are descriptors: what it prints, and what the role returns, as JSON.
+    """
+    pid = fork()
+    if pid == 0:
+        try:
+            _become_a_stranger(output, result)
+            _run(str(check_file), role, str(exercise_file), arguments, _RESULT)
+        finally:
+            os._exit(3)
+    return pid
+
+
+_RESULT = 3  # the descriptor, in the learner's process
+
+
+def _become_a_stranger(output: int, result: int) -> None:
+    """Right after a fork: drop all that belongs to the checker, its descriptors, signals and event loop."""
+    gc.freeze()  # Objects of the checker must never be collected here: they would close our descriptors.
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    asyncio.events._set_running_loop(None)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output, result = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (output, result))
+    for source, target in ((nothing, 0), (output, 1), (output, 2), (result, _RESULT)):
+        os.dup2(source, target)
+    os.closerange(_RESULT + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)
+
+
+def _run(check_file: str, role: str, exercise_file: str, arguments: list[str], result: int | None) -> NoReturn:
+    """Run the role in a child of this process, and in a PID namespace where that may be had."""
+    with contextlib.suppress(OSError):
+        kernel.unshare(kernel.NEW_PID)  # Only in a world of our own; elsewhere a process group must do.
+    me = os.getpid()
+    child = fork()
+    if child == 0:
+        status = 3
+        try:
+            kernel.die_with_parent(me)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _limit()
+            status = _work(check_file, role, exercise_file, arguments, result)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    if os.WIFSIGNALED(ended):
+        print(f"the program was killed by {signal.Signals(os.WTERMSIG(ended)).name}", file=sys.stderr, flush=True)
+        os._exit(4)
+    os._exit(os.waitstatus_to_exitcode(ended))
+
+
 def _limit() -> None:
     limits = {
-        resource.RLIMIT_AS: MEMORY,
+        resource.RLIMIT_AS: MEMORY + _address_space(),
         resource.RLIMIT_CPU: PROCESSOR_SECONDS,
         resource.RLIMIT_NPROC: PROCESSES,
         resource.RLIMIT_FSIZE: FILE_SIZE,
@@ -53,21 +122,29 @@ def _limit() -> None:
     kernel.forbid_privileges()
 
 
-def _work(check_file: str, role: str, exercise_file: str, arguments: list[str]) -> int:
+def _address_space() -> int:
+    """Bytes of address space that this process has already, much of it shared with the checker; 0 if unknown."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _work(check_file: str, role: str, exercise_file: str, arguments: list[str], result: int | None) -> int:
     try:
         check = load(Path(check_file), "check")
         exercise = load(Path(exercise_file), "exercise")
-        result = getattr(check, role)(exercise, *arguments)
-        if descriptor := os.environ.get("LABKIT_RESULT"):
-            os.write(int(descriptor), json.dumps(result).encode())
+        returned = getattr(check, role)(exercise, *arguments)
+        if result is not None:
+            os.write(result, json.dumps(returned).encode())
     except SystemExit as error:
         print(f"the program called sys.exit({error.code!r})", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        return 0
     except BaseException as error:
         # Only the learner's own lines: the harness around them is not theirs to debug.
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == exercise_file]
-        if isinstance(error, SyntaxError):
-            frames = []
         lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
         print("".join([*lines, *traceback.format_exception_only(error)]).rstrip(), file=sys.stderr)
         return 3
@@ -76,25 +153,8 @@ def _work(check_file: str, role: str, exercise_file: str, arguments: list[str]) 
 
 def main() -> None:
     check_file, role, exercise_file, *arguments = sys.argv[1:]
-    with contextlib.suppress(OSError):
-        kernel.unshare(kernel.NEW_PID)  # Only in a world of our own; elsewhere a process group must do.
-    me = os.getpid()
-    child = os.fork()
-    if child == 0:
-        kernel.die_with_parent(me)
-        _limit()
-        status = 3
-        try:
-            status = _work(check_file, role, exercise_file, arguments)
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
-    _, ended = os.waitpid(child, 0)
-    if os.WIFSIGNALED(ended):
-        print(f"the program was killed by signal {os.WTERMSIG(ended)}", file=sys.stderr, flush=True)
-        os._exit(4)
-    os._exit(os.waitstatus_to_exitcode(ended))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # It is the program that Ctrl-C is for; we wait for its end.
+    _run(check_file, role, exercise_file, arguments, None)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def run(world: World, main: Callable[[Inside], None], on_event: Callable[[Event]
     pid = 0
     try:
         runner = os.getpid()
-        pid = _fork()
+        pid = fork()
         if pid == 0:
             lifeline.close()
             events.close()
@@ -95,7 +95,8 @@ def _fill_standard_descriptors() -> None:
     os.close(fd)
 
 
-def _fork() -> int:
+def fork() -> int:
+    """os.fork() for a process that may have threads and unwritten output."""
     for stream in (sys.stdout, sys.stderr):  # Else both processes would print what waits.
         with contextlib.suppress(Exception):
             stream.flush()
