@@ -334,7 +334,7 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
 def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
     output = "\n".join(filter(None, (program.output() for program in check.programs)))
     what = error.what
-    if any(program.ended for program in check.programs) and "ended" not in what:
+    if any(program.failed for program in check.programs) and "ended" not in what:
         what += " (Your program has ended.)"
     got, wanted = (
         {"bytes": value.hex()} if isinstance(value, bytes) else {"text": value} if value is not None else None

@@ -256,6 +256,7 @@ class Network:
     section: int = 1
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
     control: Socket | None = None
+    failures: list[str] = field(default_factory=list)  # what was measured or expected and did not hold
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
@@ -306,14 +307,17 @@ class Network:
     def measure(
         self, name: str, value: float, unit: str = "", *, at_least: float | None = None, at_most: float | None = None
     ) -> float:
-        """Report a measured value and assert its bounds. One bound at least must be given."""
+        """Report a measured value and assert its bounds, of which one at least must be given.
+
+        The experiment goes on after a value out of bounds, so that all of them are seen, and fails at its end.
+        """
         if at_least is None and at_most is None:
             raise ValueError(f"{name}: a measure without bounds proves nothing")
         if math.isnan(value):
             raise ExperimentFailed(f"{name}: there is no value")
         self.emit({"measure": name, "value": value, "unit": unit, "at_least": at_least, "at_most": at_most})
         if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
-            raise ExperimentFailed(f"{name}: {value:g} {unit}, expected {bounds(at_least, at_most, unit)}")
+            self.failures.append(f"{name}: {value:g} {unit}".rstrip() + f", expected {bounds(at_least, at_most, unit)}")
         return value
 
     def exactly(self, name: str, value: float, expected: float, unit: str = "") -> float:
@@ -324,7 +328,7 @@ class Network:
         """Report something that was seen, and assert that it was."""
         self.emit({"seen": text, "holds": bool(holds)})
         if not holds:
-            raise ExperimentFailed(f"not seen: {text}")
+            self.failures.append(f"not seen: {text}")
 
     def note(self, text: str) -> None:
         """Tell what happens now."""
@@ -358,6 +362,8 @@ def perform(chosen: Experiment, net: Network) -> None:
     async def bounded() -> None:
         async with asyncio.timeout(chosen.seconds):
             await chosen.body(net)
+        if net.failures:
+            raise ExperimentFailed("; ".join(net.failures))
 
     try:
         asyncio.run(bounded())

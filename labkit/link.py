@@ -55,15 +55,21 @@ class Drop:
         return cls(None, "udp", larger_than=larger_than)
 
     def __str__(self) -> str:
-        parts = [str(self.nth)] if self.nth is not None else ["every"]
-        parts += [self.protocol or "packet"]
-        parts += ["fragment"] if self.fragment else []
-        parts += ["with data"] if self.data else []
-        parts += [f"with flags 0x{self.flags:02x}"] if self.flags else []
-        parts += [f"to port {self.to_port}"] if self.to_port else []
-        parts += [f"from port {self.from_port}"] if self.from_port else []
-        parts += [f"over {self.larger_than} B"] if self.larger_than is not None else []
-        return " ".join(parts)
+        """In words: "the 3rd data segment to port 7001", "every datagram over 1200 B"."""
+        which = (self.nth,) if isinstance(self.nth, int) else self.nth
+        return f"{'the ' + _and([_ordinal(n) for n in which]) if which else 'every'} {self.kind}"
+
+    @property
+    def kind(self) -> str:
+        words = {"tcp": "segment", "udp": "datagram"}.get(self.protocol or "", "packet")
+        if self.flags & SYN:
+            words = "SYN"
+        if self.fragment:
+            words = "fragment after the first"
+        words = f"data {words}" if self.data else words
+        words += f" over {self.larger_than} B" if self.larger_than is not None else ""
+        words += f" to port {self.to_port}" if self.to_port else ""
+        return words + (f" from port {self.from_port}" if self.from_port else "")
 
     def matches(self, packet: Packet) -> bool:
         size = len(packet.payload)
@@ -222,17 +228,14 @@ class Direction:
             if rule.matches(packet):
                 self._counts[i] += 1
                 if not found and rule.hits(self._counts[i]):
-                    found = _name(rule, self._counts[i])
+                    found = f"the {_ordinal(self._counts[i])} {rule.kind}"
         return found
 
 
-def _name(rule: Drop, count: int) -> str:
-    kind = {"tcp": "segment", "udp": "datagram"}.get(rule.protocol or "", "packet")
-    if rule.flags & SYN:
-        kind = "SYN"
-    if rule.fragment:
-        kind = "later fragment"
-    data = "data " if rule.data else ""
-    size = f" over {rule.larger_than} B" if rule.larger_than is not None else ""
-    port = f" to port {rule.to_port}" if rule.to_port else f" from port {rule.from_port}" if rule.from_port else ""
-    return f"{data}{kind} no. {count}{size}{port}"
+def _ordinal(n: int) -> str:
+    ending = "th" if 10 <= n % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -203,7 +203,7 @@ def test_a_segment_dropped_by_name_is_sent_again(tmp_path: Path) -> None:
     play(main, links=links, capture=capture)
     packets = [(record.decoded(), record.comment) for record in pcapng.read(capture)]
     dropped = [packet for packet, comment in packets if comment.startswith("wire: dropped")]
-    assert [comment for _, comment in packets if comment] == ["wire: dropped: data segment no. 3 to port 7001"]
+    assert [comment for _, comment in packets if comment] == ["wire: dropped: the 3rd data segment to port 7001"]
     assert sum(packet.seq == dropped[0].seq and packet.payload != b"" for packet, _ in packets) == 2
     assert any(packet.sack for packet, _ in packets)
 
