@@ -147,7 +147,7 @@ def _exercise(lab: catalog.Lab, file: Path | None) -> int:
     if role is None:
         raise CannotRun(f"The exercise of {lab.slug} is not a server; there is nothing to talk to by hand.")
     exercise = file or lab.folder / "exercise.py"
-    console.say(f"Running {role} of {exercise} on 127.0.0.1 port {lab.port}. Ctrl-C stops.")
+    console.say(f"Running {os.path.relpath(exercise)} on 127.0.0.1 port {lab.port}. Ctrl-C stops.")
     command = [sys.executable, "-m", "labkit.learner", str(lab.folder / "check.py"), role, str(exercise)]
     try:
         return subprocess.call([*command, "127.0.0.1", str(lab.port)], cwd=catalog.ROOT)

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -116,6 +117,11 @@ class Program:
         self._result.close()
         self._output.close()
 
+    def show_where(self) -> None:
+        """Make it print the lines at which it is now."""
+        if not self.ended:
+            os.killpg(self._pid, learner.WHERE)
+
     async def result(self, seconds: float) -> Any:
         """Wait for its end; return what its role function returned.
 
@@ -124,6 +130,8 @@ class Program:
         end = time.monotonic() + seconds
         while not self.ended:
             if time.monotonic() > end:
+                self.show_where()
+                await asyncio.sleep(0.05)
                 raise CheckFailed(f"Your program was still running after {seconds:g} s, and was stopped.")
             await asyncio.sleep(0.002)
         if self.failed:
@@ -134,11 +142,12 @@ class Program:
 class Conn:
     """One TCP connection of the checker, to or from the learner's program."""
 
-    def __init__(self, check: Check, sock: socket.socket, learner_host: Host) -> None:
+    def __init__(self, check: Check, sock: socket.socket, learner_host: Host, by_hand: bool = True) -> None:
         sock.setblocking(False)
         self.socket = sock
         self._check = check
         self._sent = b""
+        self._by_hand = by_hand  # A person can do the same with nc, since the learner's end is a server.
         mine = sock.getsockname()
         self._filter = f"tcp.port == {mine[1]} && tcp.port == {sock.getpeername()[1]}"
         if check.net.on_wire:
@@ -156,7 +165,7 @@ class Conn:
                 if pieces:
                     await asyncio.sleep(0.002)  # So that the other side's read finds one piece at a time.
         except ConnectionError as error:
-            self._fail(f"Your program closed the connection while it was being sent to ({_reason(error)}).")
+            self._fail(f"Your program closed the connection while it was still being sent to: {_reason(error)}.")
 
     async def finish_sending(self) -> None:
         """Half-close: send FIN, keep listening."""
@@ -182,7 +191,7 @@ class Conn:
             got = await self.read(len(wanted), seconds)
         except ConnectionError as error:
             self._check.did(f"! {_reason(error)}")
-            self._fail(f"The connection broke ({_reason(error)}) where this was wanted: {why}.", b"", wanted)
+            self._fail(f"The connection broke, {_reason(error)}, where this was wanted: {why}.", b"", wanted)
         self._check.did(f"< {_short(got)}" if got else "< nothing")
         if got != wanted:
             kind = "Nothing came back" if not got else "Something else came back"
@@ -212,7 +221,8 @@ class Conn:
 
     def _fail(self, what: str, got: bytes | None = None, wanted: bytes | None = None) -> NoReturn:
         shown = f"({self._filter}) && (tcp.len > 0 || tcp.flags.fin == 1 || tcp.flags.reset == 1)"
-        line = f"{_printed_by_shell(self._sent)} | nc 127.0.0.1 {self._check.net.port}" if self._sent else ""
+        printed = f"({_printed_by_shell(self._sent)}; sleep 1)"  # Some nc close as soon as their input ends.
+        line = f"{printed} | nc 127.0.0.1 {self._check.net.port}" if self._by_hand and self._sent else ""
         raise CheckFailed(what, got=got, wanted=wanted, filter=shown, reproduce=line)
 
 
@@ -282,7 +292,7 @@ class Check:
         except TimeoutError:
             raise CheckFailed("Your client did not connect.") from None
         self.did(f"= your client connected from port {peer[1]}")
-        conn = Conn(self, sock, self.net.client)
+        conn = Conn(self, sock, self.net.client, by_hand=False)
         self.connections.append(conn)
         return conn
 
@@ -313,7 +323,11 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
             await asyncio.sleep(0.02)  # A program that broke the connection by dying is dead a moment later.
             verdict = _failed(index, check, error)
         except TimeoutError:
-            verdict = _failed(index, check, CheckFailed(f"Not done after {one.seconds:g} s: your program hangs."))
+            for program in check.programs:
+                program.show_where()
+            await asyncio.sleep(0.05)
+            hangs = f"Not done after {one.seconds:g} s: your program hangs. Where it is now stands below."
+            verdict = _failed(index, check, CheckFailed(hangs))
         except CannotRun as error:
             verdict = {"step": index, "state": "cannot", "reason": str(error)}
         finally:
@@ -334,7 +348,9 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
 def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
     output = "\n".join(filter(None, (program.output() for program in check.programs)))
     what = error.what
-    if any(program.failed for program in check.programs) and "ended" not in what:
+    if raised := _raised(output):
+        what = f"Your program raised {raised} {what}"
+    elif any(program.failed for program in check.programs) and "ended" not in what:
         what += " (Your program has ended.)"
     got, wanted = (
         {"bytes": value.hex()} if isinstance(value, bytes) else {"text": value} if value is not None else None
@@ -345,6 +361,19 @@ def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
         "wanted": wanted, "filter": error.filter, "reproduce": error.reproduce, "printed": output,
         "at": time.time(),
     }  # fmt: skip
+
+
+def _raised(output: str) -> str:
+    """The exception at the end of what was printed: "NameError: name 'x' is not defined (exercise.py:61)."."""
+    lines = output.splitlines()
+    if not lines or "Traceback (most recent call last)" not in output:
+        return ""
+    last = next(
+        (line for line in reversed(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b", line)), ""
+    )
+    place = re.findall(r'File ".*?([^/"]+)", line (\d+)', output)
+    own = [f"{name}:{line}" for name, line in place if not name.startswith(("streams", "base_events", "runners"))]
+    return f"{last} ({own[-1]})." if last and own else f"{last}." if last else ""
 
 
 def _short(data: bytes, most: int = 40) -> str:
@@ -364,10 +393,10 @@ def _printed_by_shell(data: bytes) -> str:
         chr(b) if (b < 128 and chr(b).isalnum()) or b in b" .,:/-" else f"\\x{b:02x}" for b in start[:100]
     )
     printf = f"printf '{escaped}'" + ("  `# … and so on`" if len(start) > 100 else "")
-    return f"{{ {printf}; head -c {zeros} /dev/zero; }}" if zeros else printf
+    return f"{printf}; head -c {zeros} /dev/zero" if zeros else printf
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, ConnectionResetError):
-        return "reset by peer (RST)"
+        return "reset by your program (RST)"
     return getattr(error, "strerror", None) or type(error).__name__

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labkit import console, evidence, progress, sandbox
+from labkit import console, evidence, pcapng, progress, sandbox
 from labkit import lab as labs
 from labkit.catalog import Lab
 from labkit.check import Check, Step, run_steps, steps_of
@@ -88,7 +88,7 @@ def _explain(lab: Lab, step: Step, verdict: Event) -> None:
     console.heading(f"✗ {step.title}")
     console.paragraph(verdict["what"])
     if verdict["story"]:
-        console.say("\n  What was done (> to your program, < from it):")
+        console.say("\n  What was done (> to your program, < from it, = what was seen, ! an error):")
         for number, line in enumerate(verdict["story"], 1):
             console.say(f"    {number:2}. {line}")
     _compare(verdict["got"], verdict["wanted"])
@@ -140,6 +140,8 @@ def _cite(lab: Lab, display_filter: str, until: float) -> None:
     if why_no_wire():
         return
     capture = capture_path(lab.slug, "check")
+    if next(pcapng.read(capture), None) is None:
+        return  # A step without a network.
     console.say(f"\n  Capture:  {_relative(capture)}")
     if not display_filter:
         return
@@ -167,6 +169,7 @@ def hint(lab: Lab) -> int:
         console.say(f"You have solved it. `make {lab.slug}-quiz` comes next.")
         return 0
     level = notes.get("hint", 0) + 1 if notes.get("hint_step") == at else 1
+    again = level > 3
     level = min(level, 3)
     progress.note(lab.slug, "check", hint=level, hint_step=at)
     step = steps[at]
@@ -178,7 +181,9 @@ def hint(lab: Lab) -> int:
                 console.say(f"    {line}")
         else:
             console.paragraph(text, "    ")
-    if level < 3:
+    if again:
+        console.say(f"\nThat was the last hint. One way to write it is {_relative(lab.folder)}/solution.py.")
+    elif level < 3:
         console.say(f"\nStill stuck? The next `make {lab.slug}-hint` says more.")
     return 0
 

@@ -1,6 +1,7 @@
 """Draws packets as a ladder between the hosts: who sent what to whom, when, and what the wire did.
 
-     0.0 ms  client ├─ SYN  seq 0 ───────────────────────────▶ server   delayed 50.0 ms
+              client                                  server
+       0.0ms   ├─ SYN seq 0 ───────────────────────────▶  +50.0 ms
 
 Sequence numbers are relative to the first of each direction, as in Wireshark. Of a long run the
 telling packets are shown: the first, the last, and what is out of the ordinary.
@@ -10,76 +11,111 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from labkit import console
-from labkit.lab import FIN, RST, SYN, Seen
-from labkit.packets import PSH
+from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 
-_FLAGS = ((SYN, "SYN"), (FIN, "FIN"), (RST, "RST"), (PSH, "PSH"), (0x10, "ACK"))
+_FLAGS = ((SYN, "SYN"), (FIN, "FIN"), (RST, "RST"), (PSH, "PSH"), (ACK, "ACK"))
+_STAMP = 12  # columns of time, left of the ladder
+_NOTE = 13  # columns right of it, enough for "  +1000.0 ms"; a longer note goes below
 _HALF = 1 << 31
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One line of the ladder: the packet, its label, and how telling it is (0: not at all)."""
+    """One line of the ladder: the packet, the words on its arrow, and how telling it is (0: not at all)."""
 
     packet: Seen
-    label: str
+    words: tuple[str, ...]
     weight: int
+
+    @property
+    def label(self) -> str:
+        return " ".join(self.words)
+
+    def fitted(self, space: int) -> str:
+        """The label in so many columns: what matters least is left out first, and no number is ever cut."""
+        words = list(self.words)
+        for least in ("ack ", "PSH,", "seq "):
+            if len(" ".join(words)) <= space:
+                break
+            if least == "PSH,":
+                words = [word.removeprefix(least) for word in words]
+            elif any(word.startswith("len ") for word in words):
+                words = [word for word in words if not word.startswith(least)]
+        while len(words) > 1 and len(" ".join(words)) > space:
+            words = [*words[:-2], "…"] if words[-1] == "…" else [*words[:-1], "…"]
+        return " ".join(words)
+
+
+_Way = tuple[str, int, str, int]  # from host and port, to host and port
+
+
+@dataclass
+class _Connections:
+    """What a reader keeps in mind: each direction's first sequence number, and how far it has got."""
+
+    first: dict[_Way, int] = field(default_factory=dict)
+    highest: dict[_Way, int] = field(default_factory=dict)
+    numbers: dict[frozenset[tuple[str, int]], int] = field(default_factory=dict)
 
 
 def rungs(packets: Iterable[Seen]) -> list[Rung]:
     """Label each packet in the light of those before it."""
-    first: dict[tuple[str, int, str, int], int] = {}  # initial sequence number of a direction
-    highest: dict[tuple[str, int, str, int], int] = {}  # the end of what it has sent, relative
-    found = []
-    for p in packets:
-        if p.protocol == "tcp" and not p.fragment_offset:
-            found.append(_tcp(p, first, highest))
-        else:
-            found.append(_other(p))
+    known = _Connections()
+    found = [_tcp(p, known) if p.protocol == "tcp" and not p.fragment_offset else _other(p) for p in packets]
+    if len(known.numbers) > 1:  # Tell connections apart, in the order in which they began.
+        for i, rung in enumerate(found):
+            if (number := known.numbers.get(_ends(rung.packet))) is not None:
+                found[i] = replace(rung, words=(f"#{number}", *rung.words))
     return found
 
 
-def _tcp(p: Seen, first: dict[tuple[str, int, str, int], int], highest: dict[tuple[str, int, str, int], int]) -> Rung:
+def _ends(p: Seen) -> frozenset[tuple[str, int]]:
+    return frozenset({(p.source, p.source_port), (p.target, p.target_port)})
+
+
+def _tcp(p: Seen, known: _Connections) -> Rung:
     here = (p.source, p.source_port, p.target, p.target_port)
     there = (p.target, p.target_port, p.source, p.source_port)
-    if p.flags & SYN or here not in first:
-        first[here] = p.seq
-        highest.setdefault(here, 0)
-    seq = (p.seq - first[here]) % (1 << 32)
+    known.numbers.setdefault(_ends(p), len(known.numbers) + 1)
+    repeated = bool(p.flags & SYN) and known.first.get(here) == p.seq
+    if p.flags & SYN or here not in known.first:
+        known.first[here] = p.seq
+        known.highest.setdefault(here, 0)
+    seq = (p.seq - known.first[here]) % (1 << 32)
+    size = len(p.payload)
     words = [",".join(name for bit, name in _FLAGS if p.flags & bit)]
     weight = 3 if p.flags & (SYN | FIN | RST) else 0
-    size = len(p.payload)
-    words.append(f"seq {seq}")
-    if p.flags & 0x10 and there in first:
-        words.append(f"ack {(p.ack - first[there]) % (1 << 32)}")
-    if size:
-        words.append(f"len {size}")
-    end = seq + size
-    if size and seq < highest[here] and (highest[here] - seq) < _HALF:
+    if repeated or (size and seq < known.highest[here] < seq + _HALF):
         words.append("again")
         weight = 3
-    highest[here] = max(highest[here], end if end < _HALF else 0)
+    known.highest[here] = max(known.highest[here], seq + size if seq + size < _HALF else 0)
+    words.append(f"seq {seq}")
+    if p.flags & ACK and there in known.first:
+        words.append(f"ack {(p.ack - known.first[there]) % (1 << 32)}")
+    if size:
+        words.append(f"len {size}")
     if p.window == 0 and not p.flags & RST:
         words.append("win 0")
         weight = max(weight, 1)
-    if p.sack and there in first:
-        blocks = [f"{(a - first[there]) % (1 << 32)}-{(b - first[there]) % (1 << 32)}" for a, b in p.sack[:1]]
-        words.append("sack " + " ".join(blocks))
+    if p.sack and there in known.first:
+        left, right = ((edge - known.first[there]) % (1 << 32) for edge in p.sack[0])
+        words.append(f"sack {left}-{right}")
         weight = max(weight, 1)
-    return Rung(p, " ".join(words), _weighed(p, weight))
+    return Rung(p, tuple(words), _weighed(p, weight))
 
 
 def _other(p: Seen) -> Rung:
+    name = p.protocol.upper()
     if p.fragment_offset:
-        return Rung(p, f"{p.protocol.upper()} fragment at {p.fragment_offset}, {len(p.payload)} B", _weighed(p, 1))
+        return Rung(p, (name, f"fragment at {p.fragment_offset},", f"{len(p.payload)} B"), _weighed(p, 1))
     if p.protocol == "icmp" and p.icmp:
         kind = {(3, 3): "port unreachable", (3, 4): "fragmentation needed", (11, 1): "reassembly time exceeded"}
-        return Rung(p, f"ICMP {kind.get(p.icmp, f'type {p.icmp[0]} code {p.icmp[1]}')}", 3)
-    more = ", first fragment" if p.more_fragments else ""
-    return Rung(p, f"{p.protocol.upper()} to {p.target_port} len {len(p.payload)}{more}", _weighed(p, 0))
+        return Rung(p, (name, kind.get(p.icmp, f"type {p.icmp[0]} code {p.icmp[1]}")), 3)
+    words = (name, f"{p.source_port} > {p.target_port}", f"len {len(p.payload)}")
+    return Rung(p, (*words, "first fragment") if p.more_fragments else words, _weighed(p, 0))
 
 
 def _weighed(p: Seen, weight: int) -> int:
@@ -126,46 +162,49 @@ def draw(packets: Sequence[Seen], hosts: Sequence[str], columns: int, most: int 
         found[i - 1] = replace(found[i - 1], weight=max(2, found[i - 1].weight))
         found[i] = replace(found[i], weight=max(2, found[i].weight))
     shown = select(found, most)
-    note_width = 30
-    lane = max(24, (columns - 14 - note_width) // max(1, len(hosts) - 1))
+    lane = max(24, min(60, (columns - _STAMP - _NOTE) // max(1, len(hosts) - 1)))
     at = {host: i * lane for i, host in enumerate(hosts)}
-    lines = [" " * 12 + "".join(host.ljust(lane) for host in hosts).rstrip()]
+    lines = [" " * _STAMP + "".join(host.ljust(lane) for host in hosts).rstrip()]
     start = packets[0].time
     before = -1
     for i in shown:
-        if i > before + 1:
+        if i == before + 2:  # A line that says "one is missing" is no shorter than the one.
+            lines += _lines(found[i - 1], at, columns, 1000 * (found[i - 1].packet.time - start))
+        elif i > before + 1:
             skipped = found[before + 1 : i]
             size = sum(r.packet.length for r in skipped)
             lines.append(console.style(f"{'…':>10}  {len(skipped)} packets, {_bytes(size)}, not shown", "dim"))
-        elif i in pauses:
+        if i in pauses and i <= before + 2:
             lines.append(console.style(f"{'┆':>11} {pauses[i]:.0f} ms of silence", "yellow"))
         before = i
-        lines.append(_line(found[i], at, lane, 1000 * (found[i].packet.time - start)))
+        lines += _lines(found[i], at, columns, 1000 * (found[i].packet.time - start))
     return lines
 
 
-def _line(rung: Rung, at: dict[str, int], lane: int, milliseconds: float) -> str:
+def _lines(rung: Rung, at: dict[str, int], columns: int, milliseconds: float) -> list[str]:
+    """The packet's line, and a second one for what the wire did where that finds no room on the first."""
     p = rung.packet
+    fate = p.fate
+    if fate.startswith("delayed "):
+        fate = "+" + fate.removeprefix("delayed ")
     left, right = at.get(p.source), at.get(p.target)
     stamp = f"{milliseconds:8.1f}ms  "
     if left is None or right is None or left == right:
-        return f"{stamp}{p.source} > {p.target}: {rung.label}   {p.fate}"
-    forward = left < right
+        return [f"{stamp}{p.source} > {p.target}: {rung.label}   {fate}".rstrip()]
     length = abs(right - left) - 1
-    label = f" {rung.label} "[: length - 6]
-    if forward:
-        body = "├─" + label.ljust(length - 3, "─") + "▶"
-        if p.dropped:
-            body = "├─" + label + "─── ✗"
+    label = f" {rung.fitted(length - 6)} "
+    if left < right:
+        body = f"├─{label}─── ✗" if p.dropped else "├─" + label.ljust(length - 3, "─") + "▶"
     else:
-        body = "◀" + label.rjust(length - 3, "─") + "─┤"
-        if p.dropped:
-            body = ("✗ ───" + label + "─┤").rjust(length)
-    body = body.ljust(length)
-    text = stamp + " " * min(left, right) + " " + body
+        body = f"✗ ───{label}─┤".rjust(length) if p.dropped else "◀" + label.rjust(length - 3, "─") + "─┤"
     colour = _colour(rung)
-    fate = "   " + console.style(p.fate, *(colour or ("dim",))) if p.fate else ""
-    return console.style(text, *colour) + fate
+    text = stamp + " " * min(left, right) + " " + body.ljust(length)
+    note = console.style(fate, *(colour or ("dim",)))
+    if not fate:
+        return [console.style(text.rstrip(), *colour)]
+    if len(text) + 2 + len(fate) <= columns:
+        return [console.style(text, *colour) + "  " + note]
+    return [console.style(text.rstrip(), *colour), " " * max(_STAMP, columns - len(fate)) + note]
 
 
 def _colour(rung: Rung) -> tuple[str, ...]:

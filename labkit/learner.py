@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import importlib.util
@@ -35,6 +36,7 @@ MEMORY = 1 << 30  # bytes of address space
 PROCESSOR_SECONDS = 20
 PROCESSES = 64
 FILE_SIZE = 64 << 20  # bytes a program may write to one file
+WHERE = signal.SIGUSR1  # makes a program print the lines at which it is
 
 
 def load(path: Path, name: str) -> ModuleType:
@@ -73,6 +75,7 @@ def _become_a_stranger(output: int, result: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(WHERE, signal.SIG_IGN)  # The program's own process shows it, not the one that waits for it.
     asyncio.events._set_running_loop(None)
     nothing = os.open(os.devnull, os.O_RDONLY)
     output, result = (fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (output, result))
@@ -95,6 +98,7 @@ def _run(check_file: str, role: str, exercise_file: str, arguments: list[str], r
         try:
             kernel.die_with_parent(me)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            faulthandler.register(WHERE, sys.stderr)
             _limit()
             status = _work(check_file, role, exercise_file, arguments, result)
             sys.stdout.flush()

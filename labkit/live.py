@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,6 +22,7 @@ from labkit.sandbox import CannotRun
 
 _ETH_P_ALL = 0x0003
 _PACKET_OUTGOING = 4  # Loopback shows each packet twice: as it leaves and as it arrives.
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 _SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 _BUFFER = 4 << 20
 
@@ -30,7 +32,7 @@ def ways() -> list[str]:
     found = []
     if _may_open_packet_socket():
         found.append("packet socket")
-    found += [tool for tool in ("tcpdump", "dumpcap") if shutil.which(tool) and _tool_may_capture(tool)]
+    found += [tool for tool in ("dumpcap", "tcpdump") if shutil.which(tool) and _tool_may_capture(tool)]
     return found
 
 
@@ -43,12 +45,12 @@ def _may_open_packet_socket() -> bool:
 
 
 def _tool_may_capture(tool: str) -> bool:
-    """True when the tool can list loopback as an interface that it may open."""
+    """True when the tool may open the interface, which it must to tell its link types (-L)."""
     try:
-        done = subprocess.run([tool, "-D"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run([tool, "-i", _LOOPBACK, "-L"], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0 and any(name in done.stdout for name in ("lo ", "lo0", "(Loopback)"))
+    return done.returncode == 0
 
 
 def capture(port: int, path: Path, say: Callable[[str], None], seconds: float | None = None) -> int:
@@ -84,8 +86,8 @@ def _own(port: int, path: Path, say: Callable[[str], None], seconds: float | Non
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-            sock.bind(("lo", _ETH_P_ALL))
-            recorder = Writer(fd, ["lo"], "loopback")
+            sock.bind((_LOOPBACK, _ETH_P_ALL))
+            recorder = Writer(fd, [_LOOPBACK], "loopback")
             say(f"Recording port {port} on loopback into {path}. Ctrl-C stops.")
             while True:
                 if not select.select([sock], [], [], 0.2)[0]:
@@ -111,21 +113,27 @@ def _own(port: int, path: Path, say: Callable[[str], None], seconds: float | Non
 
 
 def _foreign(tool: str, port: int, path: Path, say: Callable[[str], None], seconds: float | None) -> int:
-    interface = "lo0" if sys.platform == "darwin" else "lo"
-    if tool == "tcpdump":
-        command = ["tcpdump", "-i", interface, "-U", "-w", str(path), f"port {port}"]
-    else:
-        command = ["dumpcap", "-q", "-i", interface, "-f", f"port {port}", "-w", str(path)]
+    command = {
+        "tcpdump": ["tcpdump", "-i", _LOOPBACK, "-U", "-w", str(path), f"port {port}"],
+        "dumpcap": ["dumpcap", "-i", _LOOPBACK, "-f", f"port {port}", "-w", str(path)],
+    }[tool]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ended like Ctrl-C: the tool must end, too.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    say(f"Recording port {port} on loopback into {path} with {tool}. Ctrl-C stops.")
+    assert process.stderr is not None
+    said = ""
     try:
+        for line in process.stderr:
+            said += line
+            if "listening on" in line or line.startswith("File:"):
+                say(f"Recording port {port} on loopback into {path} with {tool}. Ctrl-C stops.")
+                break
         process.wait(seconds)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said += process.communicate(timeout=10)[1]
     if process.returncode not in (0, -signal.SIGINT):
-        raise CannotRun(
-            f"{tool} could not capture: {said.strip().splitlines()[-1] if said.strip() else 'no reason given'}"
-        )
-    numbers = [int(word) for word in said.split() if word.isdigit()]
-    return numbers[0] if numbers else 0
+        raise CannotRun(f"{tool} could not capture: {(said.strip().splitlines() or ['it gave no reason'])[-1]}")
+    counted = re.search(r"(\d+) packets? captured|Packets captured: (\d+)", said)
+    return int(counted[1] or counted[2]) if counted else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from labkit import console, ladder, progress
@@ -31,7 +30,7 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
         if as_json:
             outcomes.append(run_experiment(lab, one, capture, append=index > 0, vantage=vantage))
             continue
-        _announce(one, index + 1, len(chosen))
+        _announce(one, index + 1, len(chosen), asking)
         guess = _predict(one, asking)
         outcome = run_experiment(lab, one, capture, append=index > 0, vantage=vantage)
         outcomes.append(outcome)
@@ -53,20 +52,23 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
 
 def _introduce(lab: Lab, count: int, asking: bool) -> None:
     console.heading(f"Lab {lab.number:02} · {lab.slug}: {lab.title}")
-    where = "plain loopback" if why_no_wire() else "a wire of their own"
+    where = "plain loopback" if why_no_wire() else f"{'a wire of its own' if count == 1 else 'a wire of their own'}"
     console.say(f"  {count} experiment{'s' * (count != 1)} on {where}; the sheet is labs/{lab.folder.name}/README.md")
     if why := why_no_wire():
         console.say(f"  No wire here ({why}).")
         console.say("  Experiments that need one are skipped, the others run on loopback. `make doctor` says more.")
+    else:
+        console.say("  Diagrams: time, sequence numbers and lengths as the client sees them;")
+        console.say("  on the right, what the wire did to the packet (+25.0 ms: it took so long).")
     if asking:
-        console.say(
-            "  Before each: a question. Type the number of your answer, or Enter to pass (PREDICT=0: no questions)."
-        )
+        console.say("  Before each experiment a question: type the number of your answer, or Enter to pass.")
+        console.say("  (PREDICT=0: no questions.)")
 
 
-def _announce(one: Experiment, number: int, count: int) -> None:
-    console.heading(f"[{number}/{count}] {one.title}   ({one.name})")
-    links = {str(replace(link, queue=link.queue)) for link in one.links.values()}
+def _announce(one: Experiment, number: int, count: int, asking: bool) -> None:
+    """Say what comes. The title may give the answer away, so who is asked sees it afterwards."""
+    console.heading(f"[{number}/{count}]" + ("" if asking else f" {one.title}   ({one.name})"))
+    links = {str(link) for link in one.links.values()}
     if links and not why_no_wire():
         if len(links) == 1 and len(one.links) == len(one.hosts) * (len(one.hosts) - 1):
             console.say(f"  Link, each way: {links.pop()}")
@@ -78,24 +80,27 @@ def _announce(one: Experiment, number: int, count: int) -> None:
 def _predict(one: Experiment, asking: bool) -> str | None:
     """Ask the question; return the choice, None for a pass. Where nobody can answer, only tell it."""
     if not asking:
-        console.say(f"  Q  {one.question}")
+        console.paragraph(f"Q  {one.question}")
+        console.say("    " + "  |  ".join(one.choices))
         return None
     console.paragraph(one.question)
     for number, choice in enumerate(one.choices, 1):
         console.say(f"    {number}  {choice}")
-    while True:
+    guess = None
+    while guess is None:
         try:
             given = input("  Your answer: ").strip()
         except EOFError:
             console.say()
-            return None
+            break
         if not given:
-            return None
+            break
         if given.isdigit() and 1 <= int(given) <= len(one.choices):
-            return one.choices[int(given) - 1]
-        if given in one.choices:
-            return given
-        console.say(f"  A number from 1 to {len(one.choices)}, please, or Enter to pass.")
+            guess = one.choices[int(given) - 1]
+        else:
+            console.say(f"  A number from 1 to {len(one.choices)}, please, or Enter to pass.")
+    console.heading(f"  {one.title}   ({one.name})")
+    return guess
 
 
 def _show(outcome: Outcome) -> None:
@@ -119,7 +124,8 @@ def _show(outcome: Outcome) -> None:
         console.say(f"  {console.style('skipped', 'yellow')} {outcome.experiment.name}: {outcome.reason}")
     elif outcome.state == "failed":
         console.say(f"  {console.mark(False)} This run did not show it: {outcome.reason}")
-        console.say("    A busy machine can do that: run it again alone. If it stays, the lab has a bug.")
+        console.say("    If you have changed something, that is your finding. If not: a busy machine can do that;")
+        console.say(f"    run it again, with EXP={outcome.experiment.name}.")
 
 
 def _number(value: float) -> str:
@@ -130,7 +136,7 @@ def _number(value: float) -> str:
 
 def _score(one: Experiment, guess: str | None) -> None:
     if guess is None:
-        console.say(f"\n  A  {one.answer}")
+        console.say(f"\n  Answer: {one.answer}")
     elif guess == one.answer:
         console.say(f"\n  {console.mark(True)} You predicted {guess}.")
     else:
@@ -143,7 +149,7 @@ def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, guesses: dict[st
     counts = {state: sum(o.state == state for o in outcomes) for state in ("passed", "failed", "skipped")}
     console.heading(", ".join(f"{count} {state}" for state, count in counts.items() if count))
     if guesses:
-        console.say(f"  You predicted {sum(guesses.values())} of {len(guesses)}.")
+        console.say(f"  You predicted {sum(guesses.values())} of {len(guesses)} right.")
     if counts["skipped"]:
         console.say(f"  Skipped: {', '.join(o.experiment.name for o in outcomes if o.state == 'skipped')}")
     if counts["failed"]:
@@ -152,11 +158,24 @@ def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, guesses: dict[st
     if recorded:
         packets = sum(len(outcome.packets) for outcome in outcomes)
         where = os.path.relpath(capture)
-        console.say(f"  Capture: {where}, {packets:,} packets; experiment n runs on 10.0.n.0/24")
+        console.say(f"  Capture: {where}, {packets:,} packets; {_networks(lab, outcomes)}")
         one = f" EXP={outcomes[0].experiment.name}" if len(outcomes) == 1 else ""
         console.say(f"           make wireshark-{lab.slug}{one}   or   tshark -r {where} | head -40")
-    console.say(f"  Next:    read labs/{lab.folder.name}/README.md, then edit labs/{lab.folder.name}/exercise.py "
-                f"and run  make {lab.slug}-check")  # fmt: skip
+    check = progress.load().get(lab.slug, {}).get("check", {})
+    if check and check.get("passed") == check.get("of"):
+        console.say(
+            f"  Next:    make {lab.slug}-quiz, and the questions of an interview in labs/{lab.folder.name}/README.md"
+        )
+    else:
+        console.say(f"  Next:    read labs/{lab.folder.name}/README.md, edit labs/{lab.folder.name}/exercise.py,")
+        console.say(f"           and run  make {lab.slug}-check")
+
+
+def _networks(lab: Lab, outcomes: list[Outcome]) -> str:
+    if len(outcomes) > 1:
+        return "experiment n runs on 10.0.n.0/24"
+    names = [one.name for one in lab.experiments()]
+    return f"on 10.0.{names.index(outcomes[0].experiment.name) + 1}.0/24"
 
 
 def no_such_capture(lab: Lab, capture: Path) -> CannotRun:

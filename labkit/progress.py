@@ -20,8 +20,8 @@ def load(path: Path | None = None) -> dict[str, Notes]:
     path = path or FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and all(isinstance(value, dict) for value in found.values()):
-            return found
+        if _is_well_formed(found):
+            return dict(found)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):
@@ -29,6 +29,14 @@ def load(path: Path | None = None) -> dict[str, Notes]:
     with contextlib.suppress(OSError):
         os.replace(path, path.with_name(path.name + ".broken"))
     return {}
+
+
+def _is_well_formed(found: object) -> bool:
+    """{slug: {kind: {name: value}}}"""
+    return isinstance(found, dict) and all(
+        isinstance(notes, dict) and all(isinstance(values, dict) for values in notes.values())
+        for notes in found.values()
+    )
 
 
 def save(progress: dict[str, Notes], path: Path | None = None) -> None:
@@ -61,13 +69,15 @@ def reset(slug: str) -> None:
 def summary(notes: Notes) -> str:
     """One lab's progress in a few words."""
     words = []
-    if runs := notes.get("run"):
-        words.append(f"{sum(1 for state in runs.values() if state == 'passed')} experiments seen")
-    if predicted := notes.get("predict"):
-        words.append(f"predicted {sum(predicted.values())} of {len(predicted)}")
-    if check := notes.get("check"):
-        words.append("exercise solved" if check.get("passed") == check.get("of") else
-                     f"exercise at step {check.get('passed', 0) + 1} of {check.get('of')}")  # fmt: skip
-    if quiz := notes.get("quiz"):
-        words.append(f"quiz {sum(quiz.values())} of {len(quiz)}")
+    run, predicted, check, quiz = (notes.get(kind, {}) for kind in ("run", "predict", "check", "quiz"))
+    if run:
+        seen = sum(state == "passed" for state in run.values())
+        words.append(f"{seen} experiment{'s' * (seen != 1)} seen")
+    if predicted:
+        words.append(f"{sum(guess is True for guess in predicted.values())} of {len(predicted)} predicted right")
+    if check:
+        solved = check.get("passed") == check.get("of")
+        words.append("exercise solved" if solved else f"exercise: {check.get('passed')} of {check.get('of')} steps")
+    if quiz:
+        words.append(f"quiz: {sum(answer is True for answer in quiz.values())} right of {len(quiz)} seen")
     return ", ".join(words) or "not begun"

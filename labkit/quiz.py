@@ -108,46 +108,56 @@ def ask(lab: Lab, capture: Path) -> int:
     asked = questions(lab)
     right_answer(lab, asked[0], capture)  # No tshark, no capture: say so before the first question.
     console.heading(f"{lab.slug}: {len(asked)} questions about your own packets in {_name(capture)}")
-    console.say("  Type an answer, an empty line for a hint, “skip”, or “quit”.")
-    right = 0
+    console.say("  Type an answer; an empty line or “hint” for a hint, “skip” for the answer, “quit” to leave.")
+    right = seen = 0
     for number, question in enumerate(asked, 1):
-        console.heading(f"{number}. {question.text}{f'  ({question.unit})' if question.unit else ''}")
+        network = display_filter(lab, question).split()[2]
+        console.heading(f"{number}. {question.experiment}, {network}")
+        console.paragraph(question.text + (f"  ({question.unit})" if question.unit else ""))
         outcome = _one(lab, question, capture)
         if outcome is None:
             break
         right += outcome
         progress.note(lab.slug, "quiz", **{str(number): bool(outcome)})
-    console.say(f"\n{right} of {len(asked)} right.")
-    return 0 if right == len(asked) else 1
+        seen += 1
+    console.say(f"\n{right} of {seen} right" + (f"; {len(asked) - seen} not asked yet." if seen < len(asked) else "."))
+    return 0 if right == seen else 1
 
 
 def _one(lab: Lab, question: Question, capture: Path) -> bool | None:
     """Ask one question until it is answered. None: the learner has left."""
     right = right_answer(lab, question, capture)
-    hints = [*question.hints, f"Filter in Wireshark: {display_filter(lab, question)}   field: {question.field}"]
-    wrong = 0
+    where = f"tshark -r {_name(capture)} -Y '{display_filter(lab, question)}' -T fields -e {question.field}"
+    hints = [*question.hints, where]
+    tries = 3
     while True:
         try:
             given = input(console.plain("  > ")).strip()
         except EOFError:
             console.say()
             return None
-        if given == "quit":
+        if given in ("quit", "exit", "q"):
             return None
-        if not given:
-            console.paragraph(hints.pop(0) if hints else "There are no more hints; “skip” shows the answer.", "    ")
+        if given.lower() in ("", "hint", "h", "?"):
+            hint = hints.pop(0) if hints else "There are no more hints; “skip” tells the answer."
+            if hint is where:
+                console.say(f"    {hint}")  # Never wrapped: it is there to be copied.
+            else:
+                console.paragraph(hint, "    ")
             continue
         if given != "skip" and is_right(question, given, right):
             console.say(f"  {console.mark(True)} {right} {question.unit}".rstrip())
             console.paragraph(question.explain, "    ")
             return True
-        wrong += 1
-        if given == "skip" or wrong == 3:
-            console.say(f"  {console.mark(False)} In your capture it is {right} {question.unit}".rstrip() + ".")
-            console.say(f"    See for yourself: {display_filter(lab, question)}   field {question.field}")
+        tries -= 1
+        if given == "skip" or not tries:
+            sign = "=" if given == "skip" else console.mark(False)
+            console.say(f"  {sign} In your capture it is {right} {question.unit}".rstrip() + ". See for yourself:")
+            console.say(f"    {where}")
             console.paragraph(question.explain, "    ")
             return False
-        console.say(f"  {console.mark(False)} No. Look again; an empty line gives a hint.")
+        left = "one try" if tries == 1 else f"{tries} tries"
+        console.say(f"  {console.mark(False)} No; {left} left. An empty line gives a hint.")
 
 
 def as_json(lab: Lab, capture: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from labkit.check import steps_of
 from labkit.grade import grade
 from labkit.lab import bounds
 from labkit.run import Outcome, run_experiment
+from tests.clone import as_shipped
 from tests.conftest import need_tool, need_wire
 
 LABS = catalog.labs()
@@ -98,7 +99,9 @@ def test_question_is_answered_by_a_capture(lab, question, outcome, folder):
 
 @pytest.mark.parametrize("lab", LABS, ids=by_name)
 def test_the_starter_fails_with_a_clear_first_failure(lab, tmp_path):
-    steps, verdicts = grade(lab, lab.folder / "exercise.py", tmp_path / "check.pcapng")
+    starter = tmp_path / "exercise.py"
+    starter.write_text(as_shipped(f"labs/{lab.folder.name}/exercise.py"), encoding="utf-8")
+    steps, verdicts = grade(lab, starter, tmp_path / "check.pcapng")
     assert verdicts[-1]["state"] == "failed"
     assert len(verdicts) < len(steps)
     assert verdicts[-1]["what"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import textwrap
 import time
@@ -74,7 +75,7 @@ def test_a_good_program_passes(verdict):
         ("def serve(listening):\n    import sys; sys.exit(0)", "ended"),
         ("import sys; sys.exit(1)", "ended before it listened"),
         ("import os; os._exit(7)", "ended before it listened"),
-        ("def serve(listening):\n    raise ValueError('I am lost')", "ended"),
+        ("def serve(listening):\n    raise ValueError('I am lost')", "raised ValueError: I am lost ("),
         ("def serve(listening:\n", "ended before it listened"),
         ("x = bytearray(8 << 30)", "ended before it listened"),
         ("import os, signal\ndef serve(l):\n    os.kill(-1, signal.SIGKILL)\n    while True: pass", ""),
@@ -103,13 +104,25 @@ def test_what_it_printed_is_quoted(verdict):
     assert "labkit" not in last["printed"], "the harness's own frames are not the learner's to debug"
 
 
+def test_an_exception_is_the_headline(verdict):
+    _, last = verdict("def serve(listening):\n    conn, _ = listening.accept()\n    conn.recv(1)\n    oops()\n")
+    assert last["what"].startswith("Your program raised NameError: name 'oops' is not defined (exercise.py:4).")
+
+
+def test_who_hangs_is_told_where(verdict, tmp_path):
+    (tmp_path / "check.py").write_text(CHECK.replace("seconds=3", "seconds=1").replace("seconds=1)", "seconds=9)"))
+    _, last = verdict("def serve(listening):\n    listening.accept()\n    while True:\n        pass\n")
+    assert last["what"].startswith("Not done after 1 s: your program hangs.")
+    assert re.search(r'exercise.py", line [34] in serve', last["printed"])
+
+
 def test_a_failure_tells_steps_bytes_and_a_filter(verdict):
     _, last = verdict(GOOD.replace("hello", "help!"))
     assert last["story"][-2:] == ["> 'x' (1 B)", "< 'help!' (5 B)"]
     assert bytes.fromhex(last["got"]["bytes"]) == b"help!"
     assert bytes.fromhex(last["wanted"]["bytes"]) == b"hello"
     assert "tcp.port ==" in last["filter"]
-    assert last["reproduce"] == "printf 'x' | nc 127.0.0.1 7090"
+    assert last["reproduce"] == "(printf 'x'; sleep 1) | nc 127.0.0.1 7090"
 
 
 @pytest.mark.parametrize(

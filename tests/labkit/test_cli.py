@@ -11,13 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.clone import fresh_clone
-from tests.conftest import TICK, need_tool, need_wire
+from tests.conftest import TICK, cannot, need_tool, need_wire
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_run_tells_packets_values_answer_and_what_next(clone):
     done = labkit(clone, "run", "tcp", "--exp", "handshake")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "├─ SYN seq 0 ─" in done.stdout
-    assert "delayed 50.0 ms" in done.stdout
+    assert "▶  +50.0 ms" in done.stdout
     assert re.search(r"✓ .*: .* ms   \(", done.stdout), "a measured value with its bounds"
     assert "\n  Q  " in done.stdout
     assert "\n  A  " in done.stdout
@@ -280,6 +281,7 @@ def test_quiz_from_a_pipe(clone):
     done = subprocess.run(command, cwd=clone, input=wrong, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"In your capture it is {answers[0]}" in done.stdout
+    assert "0 of 1 right" in done.stdout
 
 
 def test_the_first_packet_is_on_screen_soon(clone):
@@ -323,6 +325,31 @@ def test_watching_checks_again_when_the_file_is_saved(clone):
         labkit(clone, "reset", "tcp")
 
 
+@pytest.mark.parametrize("tool", ["dumpcap", "tcpdump"])
+def test_live_capture_by_a_foreign_tool(tool, tmp_path):
+    from labkit import live
+
+    need_tool(tool, "capinfos")
+    if not live._tool_may_capture(tool):
+        cannot(f"{tool} may not capture as this user")
+    ready = threading.Event()
+    talk = threading.Thread(target=lambda: ready.wait(10) and speak(7001))
+    talk.start()
+    count = live._foreign(tool, 7001, tmp_path / "live.pcapng", lambda _: ready.set(), 40 * TICK)
+    talk.join()
+    assert count >= 6
+    assert subprocess.run(["capinfos", tmp_path / "live.pcapng"], capture_output=True).returncode == 0
+
+
+def speak(port: int) -> None:
+    """One connection on loopback with five bytes in it."""
+    with socket.create_server(("127.0.0.1", port)) as server, socket.create_connection(("127.0.0.1", port)) as client:
+        peer, _ = server.accept()
+        client.sendall(b"hello")
+        assert peer.recv(5) == b"hello"
+        peer.close()
+
+
 def test_live_capture_on_loopback(clone):
     from labkit import live
 
@@ -332,12 +359,7 @@ def test_live_capture_on_loopback(clone):
     process = subprocess.Popen([sys.executable, "-m", "labkit", "capture", "tcp", "--seconds", "20"], cwd=clone,
                                stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert "Recording port 7001" in process.stdout.readline()
-    time.sleep(0.3) if live.ways()[0] != "packet socket" else None
-    with socket.create_server(("127.0.0.1", 7001)) as server, socket.create_connection(("127.0.0.1", 7001)) as client:
-        peer, _ = server.accept()
-        client.sendall(b"hello")
-        assert peer.recv(5) == b"hello"
-        peer.close()
+    speak(7001)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=10)
     assert process.returncode == 0

@@ -40,6 +40,36 @@ def test_a_retransmission_says_again():
     assert [("again" in rung.label) for rung in found] == [False] * 5 + [True]
 
 
+def test_a_repeated_syn_says_again():
+    assert [rung.label for rung in rungs([up(SYN, 7), up(SYN, 7)])] == ["SYN seq 0", "SYN again seq 0"]
+
+
+def test_connections_are_numbered_where_there_are_several():
+    other = replace(up(SYN, 5), source_port=5001)
+    assert [rung.label for rung in rungs([up(SYN, 0), other, up(ACK, 1)])] == [
+        "#1 SYN seq 0",
+        "#2 SYN seq 0",
+        "#1 ACK seq 1",
+    ]
+
+
+def test_no_number_is_cut_where_room_is_scarce():
+    rung = rungs([*HANDSHAKE, up(PSH | ACK, 0, 78, b"x" * 1448, window=0)])[3]
+    for space in range(8, 60):
+        words = rung.fitted(space).split()
+        assert len(rung.fitted(space)) <= max(space, 10)
+        assert set(words) <= {"PSH,ACK", "ACK", "seq", "1", "ack", "len", "1448", "win", "0", "…"}
+    assert rung.fitted(26) == "ACK seq 1 len 1448 win 0"
+
+
+def test_every_line_fits_the_terminal():
+    lost = replace(up(PSH | ACK, 0, 78, b"x" * 1448), fate="dropped: the 3rd data segment to port 7001")
+    for columns in (80, 100, 120):
+        lines = draw([*HANDSHAKE, lost, *HANDSHAKE], HOSTS, columns)
+        assert max(map(len, lines)) <= columns
+        assert any("the 3rd data segment to port 7001" in line for line in lines)
+
+
 def test_zero_window_and_sack_are_told():
     found = rungs([*HANDSHAKE, down(ACK, 78, 0, window=0), down(ACK, 78, 0, sack=((10, 20),))])
     assert "win 0" in found[3].label
