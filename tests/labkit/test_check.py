@@ -110,8 +110,8 @@ def test_an_exception_is_the_headline(verdict):
 
 
 def test_who_hangs_is_told_where(verdict, tmp_path):
-    (tmp_path / "check.py").write_text(CHECK.replace("seconds=3", "seconds=1").replace("seconds=1)", "seconds=9)"))
-    _, last = verdict("def serve(listening):\n    listening.accept()\n    while True:\n        pass\n")
+    (tmp_path / "check.py").write_text(CHECK.replace("seconds=1)", "seconds=9)").replace("seconds=3", "seconds=1"))
+    _, last = verdict("def serve(listening):\n    conn = listening.accept()\n    while True:\n        pass\n")
     assert last["what"].startswith("Not done after 1 s: your program hangs.")
     assert re.search(r'exercise.py", line [34] in serve', last["printed"])
 
