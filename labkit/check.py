@@ -117,10 +117,15 @@ class Program:
         self._result.close()
         self._output.close()
 
-    def show_where(self) -> None:
+    async def show_where(self) -> None:
         """Make it print the lines at which it is now."""
+        before = self.output()
         if not self.ended:
             os.killpg(self._pid, learner.WHERE)
+        for _ in range(100):
+            if self.ended or self.output() != before:
+                break
+            await asyncio.sleep(0.005)
 
     async def result(self, seconds: float) -> Any:
         """Wait for its end; return what its role function returned.
@@ -130,8 +135,7 @@ class Program:
         end = time.monotonic() + seconds
         while not self.ended:
             if time.monotonic() > end:
-                self.show_where()
-                await asyncio.sleep(0.05)
+                await self.show_where()
                 raise CheckFailed(f"Your program was still running after {seconds:g} s, and was stopped.")
             await asyncio.sleep(0.002)
         if self.failed:
@@ -324,8 +328,7 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
             verdict = _failed(index, check, error)
         except TimeoutError:
             for program in check.programs:
-                program.show_where()
-            await asyncio.sleep(0.05)
+                await program.show_where()
             hangs = f"Not done after {one.seconds:g} s: your program hangs. Where it is now stands below."
             verdict = _failed(index, check, CheckFailed(hangs))
         except CannotRun as error:

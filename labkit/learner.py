@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import fcntl
 import gc
 import importlib.util
@@ -26,7 +25,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from labkit import kernel
@@ -98,7 +97,7 @@ def _run(check_file: str, role: str, exercise_file: str, arguments: list[str], r
         try:
             kernel.die_with_parent(me)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            faulthandler.register(WHERE, sys.stderr)
+            signal.signal(WHERE, lambda _, frame: _show_where(frame, exercise_file))
             _limit()
             status = _work(check_file, role, exercise_file, arguments, result)
             sys.stdout.flush()
@@ -110,6 +109,18 @@ def _run(check_file: str, role: str, exercise_file: str, arguments: list[str], r
         print(f"the program was killed by {signal.Signals(os.WTERMSIG(ended)).name}", file=sys.stderr, flush=True)
         os._exit(4)
     os._exit(os.waitstatus_to_exitcode(ended))
+
+
+def _show_where(frame: FrameType | None, exercise_file: str) -> None:
+    """Print the exercise's own lines at which this process is, or at which its tasks wait."""
+    stacks = [traceback.extract_stack(frame)]
+    with contextlib.suppress(RuntimeError):  # No event loop is running.
+        for task in asyncio.all_tasks():
+            lines = [(one, one.f_lineno) for one in task.get_stack()]
+            stacks.append(traceback.StackSummary.extract(iter(lines)))
+    for stack in stacks:
+        if own := [line for line in stack if line.filename == exercise_file]:
+            print("It is here now:\n" + "".join(traceback.format_list(own)).rstrip(), file=sys.stderr, flush=True)
 
 
 def _limit() -> None:
