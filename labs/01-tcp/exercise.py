@@ -26,18 +26,20 @@ class Decoder:
         pass  # TODO 2: What must it remember from one call to the next?
 
     def receive_data(self, data: bytes) -> Iterable[bytes]:
-        """Return (or yield) the messages that these bytes complete.
+        """Yield (or return) the messages that these bytes complete.
 
-        ValueError as soon as a length above MAXIMUM is here, without waiting for the bytes.
+        ValueError as soon as a length above MAXIMUM is here, without waiting for the bytes. But the good messages
+        that came before it are given first, and a list that is not returned yet is lost when you raise.
         """
         return [data]  # TODO 2
 
 
 async def serve(listener: socket.socket) -> None:
-    """Accept connections on this listening socket for ever; answer each message in upper case.
+    """Accept connections on this listening socket; answer each message in upper case. It never returns.
 
     Many clients at once, and none may harm another. A message that is too long: answer TOO_LONG (framed),
-    end the connection, and make sure that a client that is still sending can read that answer.
+    end the connection, and make sure that a client that is still sending can read that answer. Wait for
+    such a client at most 2 s; then close, whatever it does.
     """
     raise NotImplementedError("TODO 3: asyncio.start_server(..., sock=listener)")
 
@@ -45,6 +47,7 @@ async def serve(listener: socket.socket) -> None:
 async def ask(host: str, port: int, messages: list[bytes]) -> list[bytes]:
     """Send the messages over one connection; return the answers, in order.
 
-    ConnectionError when the server ends the connection before the last answer is whole.
+    ConnectionError when the server ends the connection before the last answer is whole. Either way the
+    connection is closed when it returns.
     """
     raise NotImplementedError("TODO 4: asyncio.open_connection(host, port)")

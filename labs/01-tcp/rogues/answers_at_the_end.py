@@ -1,4 +1,4 @@
-"""Caught by: server_answers: Nothing came back
+"""Caught by: server_answers: Nothing came back. Wanted: the answer to 'hello'
 
 read() without a size means "until the end". It works with `nc -N`, which ends at once, and with no real client.
 """

@@ -1,4 +1,4 @@
-"""Caught by: too_long: Your program closed the connection while it was being sent to
+"""Caught by: too_long: Your program closed the connection while it was
 
 Answer, close, done: but what the client is still sending meets a closed socket, and RST wipes out the answer.
 """

@@ -1,4 +1,4 @@
-"""Caught by: client_truncated: Your client returned 1 answers as if all was well
+"""Caught by: client_truncated: Your client returned 1 answer as if all was well
 
 `while data := …` is the right loop for a server and the wrong one for who knows how many answers are due.
 """

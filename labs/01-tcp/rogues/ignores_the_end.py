@@ -1,4 +1,4 @@
-"""Caught by: server_answers: The connection stayed open
+"""Caught by: server_ends: The connection stayed open. Wanted: your FIN
 
 b"" means the end. Who does not look at it reads it again and again, at full speed, and nobody else gets a turn.
 """

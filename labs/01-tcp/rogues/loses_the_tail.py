@@ -1,4 +1,4 @@
-"""Caught by: every_split: Cut into reads of
+"""Caught by: every_split: 4 messages and a piece of a fifth, in reads of
 
 Whoever empties the buffer after the whole frames are out loses the beginning of the next one.
 """

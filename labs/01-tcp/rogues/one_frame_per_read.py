@@ -1,4 +1,4 @@
-"""Caught by: every_split: Four messages in one read did not come out as four
+"""Caught by: every_split: 4 messages and a piece of a fifth, in one read: only 1 came out
 
 `if` instead of `while`: the second frame of a read stays in the buffer until something else arrives.
 """
