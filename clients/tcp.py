@@ -7,7 +7,7 @@ experiment), but some take it for a good-bye (`ncat --exec` does).
 Run:   make tcp-server   and in a second terminal   make tcp-client
 Try:   python -m clients.tcp hello "two words"
        socat TCP-LISTEN:7001,bind=127.0.0.1,reuseaddr,fork EXEC:cat     any echo server will answer it
-Left out on purpose: reconnecting and a pool of connections (lab 03), TLS (lab 04).
+Left out on purpose: reconnecting, a pool of connections, TLS.
 """
 
 from __future__ import annotations

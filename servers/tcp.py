@@ -8,7 +8,7 @@ Try:   make tcp-client
        (printf '\0\0\0\5hello\0\0\0\3two'; sleep 1) | nc 127.0.0.1 7001 | xxd      two frames in one write
        (printf '\0\0'; sleep 1; printf '\0\5hel'; sleep 1; printf lo; sleep 1) | nc 127.0.0.1 7001 | xxd
        curl --http0.9 http://127.0.0.1:7001/ --output -      "GET " read as a length is 1195725856
-Left out on purpose: TLS (lab 04), many requests in work at a time (lab 05), authentication.
+Left out on purpose: TLS, many requests in work at a time (HTTP/2 does that), authentication.
 """
 
 from __future__ import annotations
