@@ -1,8 +1,8 @@
 r"""UDP has no connection: whoever wrote the datagram's source address gets the answer, asked or not.
 
 Run:   make udp-server
-Try:   printf '?hello' | nc -u -w1 127.0.0.1 7002        answers "!HELLO"
-       printf 'hello' | nc -u -w1 127.0.0.1 7002         hears nothing: see rule 2
+Try:   (printf '?hello'; sleep 1) | nc -u -w1 127.0.0.1 7002     answers "!HELLO"
+       (printf 'hello'; sleep 1) | nc -u -w1 127.0.0.1 7002      hears nothing: see rule 2
 
 A source address is easily forged (RFC 2827), and then the answer hits somebody who did not ask. So:
   1. An answer is never larger than its request: no amplifier (RFC 8085 §6).
@@ -11,7 +11,7 @@ A source address is easily forged (RFC 2827), and then the answer hits somebody 
   3. Each address gets so many answers per second, for it may be a victim's.
   4. While the kernel takes no more (and asyncio holds 64 KiB), answers are dropped. UDP may lose; memory may not grow.
 
-Left out on purpose: proving the client's address with a cookie (RFC 7873 for DNS, Retry in the quic lab).
+Left out on purpose: proving the client's address with a cookie (RFC 7873 for DNS, Retry in QUIC).
 """
 
 from __future__ import annotations

@@ -69,6 +69,13 @@ def read_all(receiver: socket.socket, quiet: float = 0.25) -> list[bytes]:
             return got
 
 
+def around(numbers: list[int], index: int) -> str:
+    """The numbers near the one at an index, for a note: a diagram shows datagrams, not what is in them."""
+    first, end = max(0, index - 4), index + 8
+    lead, trail = ("… " if first else ""), (" …" if end < len(numbers) else "")
+    return lead + " ".join(map(str, numbers[first:end])) + trail
+
+
 def drive(end: Sender | Receiver, sock: socket.socket, over: Callable[[], bool], seconds: float = 10) -> bytes:
     """Carry datagrams between one end of a transfer and its connected socket until it is over; return what it got."""
     got, stop = bytearray(), time.monotonic() + seconds
@@ -137,7 +144,7 @@ def kernel_drops(host: Host, port: int) -> int:
 
 
 @experiment(
-    title="No handshake: one round trip for a question and its answer",
+    title="A question and its answer",
     link=Link(delay_ms=25),
     question="The round trip takes 50 ms. How long for a request and its answer, over UDP and over TCP?",
     choices=("50 ms over both", "50 ms over UDP, 100 ms over TCP", "100 ms over UDP, 150 ms over TCP"),
@@ -171,7 +178,7 @@ async def no_handshake(net: Network) -> None:
 
 
 @experiment(
-    title="A datagram is a message",
+    title="Three sends, how many reads?",
     question="Three sends: 5 bytes, none, 6 bytes. What do the receiver's reads return?",
     choices=("one read returns 11 bytes", "reads of 5 and 6 bytes", "reads of 5, 0 and 6 bytes"),
     answer="reads of 5, 0 and 6 bytes",
@@ -192,7 +199,7 @@ async def boundaries(net: Network) -> None:
 
 
 @experiment(
-    title="A short read drops the rest",
+    title="A buffer smaller than the datagram",
     question="A datagram of 10 bytes waits. You read 4 bytes, then read again. What does the second read return?",
     choices=("the other 6 bytes", "the next datagram", "an error"),
     answer="the next datagram",
@@ -306,7 +313,7 @@ async def too_big(net: Network) -> None:
 
 
 @experiment(
-    title="A full receive buffer drops without a word",
+    title="A full receive buffer",
     question="1000 datagrams go over a perfect cable to a socket with a small buffer, which nobody reads. Who is told?",
     choices=("the sender: send() blocks", "the sender: send() fails", "nobody: a counter goes up"),
     answer="nobody: a counter goes up",
@@ -323,7 +330,8 @@ async def full_buffer(net: Network) -> None:
     for _ in range(1000):
         sender.send(bytes(100))
     sender.sendto(b"that was all", last.getsockname())
-    last.recv(100)  # A cable keeps the order: when this one is here, so were all the others.
+    last.recv(100)
+    net.note("A last datagram, of 12 bytes, went to another socket. A cable keeps the order: the 1000 are there, too.")
     read = len(read_all(receiver))
     drops = kernel_drops(net.server, net.port)
     net.measure("datagrams read, of 1000", read, at_least=1, at_most=30)
@@ -333,10 +341,10 @@ async def full_buffer(net: Network) -> None:
 
 
 @experiment(
-    title="Loss: what is sent is not what arrives",
+    title="A cable that loses packets",
     link=Link(delay_ms=1, loss=0.1),
-    question="The cable loses 10 % of the packets. 200 datagrams are sent. How many send() calls fail?",
-    choices=("none", "about 20", "all after the first loss"),
+    question="The cable loses 10 % of the packets. 100 datagrams are sent. How many send() calls fail?",
+    choices=("none", "about 10", "all after the first loss"),
     answer="none",
 )
 async def loss(net: Network) -> None:
@@ -345,18 +353,20 @@ async def loss(net: Network) -> None:
     wire's seed makes the same packets fall in every run. (RFC 768; RFC 8085 §3.3)
     """
     sender, receiver = pair(net)
-    failed = sum(error_of(lambda n=n: sender.send(n.to_bytes(2, "big"))) != 0 for n in range(200))  # type: ignore[misc]
+    failed = sum(error_of(lambda n=n: sender.send(n.to_bytes(2, "big"))) != 0 for n in range(100))  # type: ignore[misc]
     got = [int.from_bytes(data, "big") for data in read_all(receiver)]
+    gap = next((i for i, number in enumerate(got) if i != number), 0)
+    net.note(f"numbers read: {around(got, gap)}")
     net.exactly("send() calls that failed", failed, 0)
     dropped = sum(p.dropped for p in net.packets())
-    net.measure("datagrams the wire dropped", dropped, at_least=8, at_most=35)
-    net.exactly("arrived and dropped", len(got) + dropped, 200)
-    net.expect("what arrived is in order, with gaps", got == sorted(got) and got != list(range(200)))
+    net.measure("datagrams the wire dropped", dropped, at_least=2, at_most=25)
+    net.exactly("arrived and dropped", len(got) + dropped, 100)
+    net.expect("what arrived is in order, with gaps", got == sorted(got) and got != list(range(100)))
     close(sender, receiver)
 
 
 @experiment(
-    title="Duplication: one send, two reads",
+    title="Packets that come twice",
     link=Link(delay_ms=1, duplicate=0.1),
     question="The network delivers some packets twice. What does the receiver's program see of it?",
     choices=("nothing: UDP drops copies", "the same message twice", "a checksum error"),
@@ -369,22 +379,25 @@ async def duplication(net: Network) -> None:
     network. (RFC 8085 §3.3)
     """
     sender, receiver = pair(net)
-    for number in range(200):
+    for number in range(100):
         sender.send(number.to_bytes(2, "big"))
-    got = Counter(read_all(receiver))
+    read = read_all(receiver)
+    numbers = [int.from_bytes(data, "big") for data in read]
+    net.note(f"numbers read: {around(numbers, next((i for i, n in enumerate(numbers) if i != n), 0))}")
+    got = Counter(read)
     twice = sum(count == 2 for count in got.values())
-    net.exactly("different messages", len(got), 200)
-    net.measure("messages read twice", twice, at_least=8, at_most=35)
+    net.exactly("different messages", len(got), 100)
+    net.measure("messages read twice", twice, at_least=2, at_most=25)
     doubled = {p.payload for p in net.packets() if p.fate.endswith("duplicated")}
     net.expect("they are those that the wire duplicated", doubled == {data for data in got if got[data] == 2})
     close(sender, receiver)
 
 
 @experiment(
-    title="Reordering: overtaken on the way",
+    title="Packets that take a longer way",
     link=Link(delay_ms=1, reorder=0.1, reorder_ms=5),
-    question="1 packet in 10 takes a way that is 5 ms longer. 200 datagrams, one each ms. What does the receiver read?",
-    choices=("all in order", "all, some after later ones", "180: late ones are dropped"),
+    question="1 packet in 10 takes a way that is 5 ms longer. 100 datagrams, one each ms. What does the receiver read?",
+    choices=("all in order", "all, some after later ones", "90: late ones are dropped"),
     answer="all, some after later ones",
 )
 async def reordering(net: Network) -> None:
@@ -394,19 +407,21 @@ async def reordering(net: Network) -> None:
     """
     sender, receiver = pair(net)
     start = time.monotonic()
-    for number in range(200):
+    for number in range(100):
         await asyncio.sleep(max(0.0, start + number / 1000 - time.monotonic()))
         sender.send(number.to_bytes(2, "big"))
     got = [int.from_bytes(data, "big") for data in read_all(receiver)]
-    net.exactly("datagrams read", len(got), 200)
-    net.expect("each came once", sorted(got) == list(range(200)))
+    late = next((i for i, number in enumerate(got) if number < max(got[: i + 1])), 0)
+    net.note(f"numbers read: {around(got, late)}")
+    net.exactly("datagrams read", len(got), 100)
+    net.expect("each came once", sorted(got) == list(range(100)))
     overtaken = sum(number < max(got[:i]) for i, number in enumerate(got) if i)
-    net.measure("read after a later one", overtaken, at_least=5, at_most=40)
+    net.measure("read after a later one", overtaken, at_least=2, at_most=25)
     close(sender, receiver)
 
 
 @experiment(
-    title="Larger than a packet: fragments",
+    title="Larger than a packet",
     question="The cable's MTU is 1500 bytes. A datagram of 4000 bytes is sent. What is on the cable?",
     choices=("1 packet of 4028 bytes", "3 packets, each with a UDP header", "3 packets, one with a UDP header"),
     answer="3 packets, one with a UDP header",
@@ -430,7 +445,7 @@ async def fragmentation(net: Network) -> None:
 
 
 @experiment(
-    title="One lost fragment costs the whole datagram",
+    title="One fragment of three is lost",
     question="Of a datagram's 3 fragments the second is lost. What does the receiver's program read?",
     choices=("two thirds of it", "all of it: IP sends the fragment again", "nothing"),
     answer="nothing",
@@ -457,7 +472,7 @@ async def lost_fragment(net: Network) -> None:
 
 
 @experiment(
-    title="The price of size: loss, times the number of fragments",
+    title="The price of size",
     link=Link(delay_ms=1, loss=0.05),
     question="5 % of packets are lost. What part of the datagrams of 14,800 bytes (11 fragments) is lost?",
     choices=("about 5 %", "about 10 %", "about 40 %"),
@@ -484,7 +499,7 @@ async def price_of_size(net: Network) -> None:
 
 
 @experiment(
-    title="Don't fragment: be told instead",
+    title="Don't fragment",
     question='A socket asks for "don\'t fragment" on a cable with MTU 1500. What is the most that send() takes?',
     choices=("1,472 bytes", "1,480 bytes", "1,500 bytes"),
     answer="1,472 bytes",
@@ -507,7 +522,7 @@ async def dont_fragment(net: Network) -> None:
 
 
 @experiment(
-    title="A client's patience: try again, and wait twice as long",
+    title="A client's patience",
     link=Link(delay_ms=10, drop=(Drop((1, 2), "udp", to_port=7002),)),
     question="The first two requests are lost. The client first waits 100 ms. When does it send the third?",
     choices=("after 100 ms", "after 200 ms", "after 300 ms"),

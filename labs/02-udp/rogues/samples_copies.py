@@ -8,8 +8,8 @@ from struct import Struct
 PIECE, LAST, ACK = 0, 1, 2
 PAYLOAD = 1000  # bytes of the file per packet
 DATA_HEADER, ACK_FORMAT = Struct("!BH"), Struct("!BHQ")
-INITIAL, MINIMUM, MAXIMUM = 0.5, 0.1, 4.0  # seconds of retransmission timeout; RFC 6298 for shorter cables
-LINGER = 1.0  # seconds without a packet after which a receiver that has everything is done
+INITIAL, MINIMUM, MAXIMUM = 0.25, 0.05, 2.0  # seconds of retransmission timeout; RFC 6298 for shorter cables
+LINGER = 0.5  # seconds without a packet after which a receiver that has everything is done
 
 
 class Sender:
@@ -45,7 +45,7 @@ class Sender:
             self._measure(now - self._sent[arrived[-1]])
         for i in arrived:
             del self._sent[i]
-        self._base = min(self._sent, default=self._next)
+        self._base = before
 
     def _measure(self, rtt: float) -> None:  # RFC 6298 §2
         if self._srtt == 0:
