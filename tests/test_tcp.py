@@ -11,10 +11,12 @@ import socket
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from clients.tcp import ask
+from labkit import catalog
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.frames import Decoder, encode
 from servers.tcp import serve
@@ -400,6 +402,25 @@ def test_the_programs_exit_codes():
     assert done.stderr == (f"No answer from 127.0.0.1 port {port}: Connection refused. Is `make tcp-server` running?\n")
     done = subprocess.run([*command, "x" * 70_000], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (1, "! message of 70000 bytes, the most is 65536\n")
+
+
+# -- The experiments' arithmetic ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [0, 2**32 - 5000])
+def test_flights_are_counted_across_the_end_of_the_sequence_numbers(first):
+    """Initial sequence numbers are random, so now and then one wraps within an experiment."""
+    packets, ends = [segment("client", seq=first)], [first + 1]
+    for size in (2, 4, 8):
+        starts = [ends[-1] + 1448 * i for i in range(size)]
+        packets += [segment("client", seq=start, payload=bytes(1448)) for start in starts]
+        ends = [start + 1448 for start in starts]
+        packets += [segment("server", ack=end) for end in ends]
+    assert catalog.lab("tcp").module("experiments").flights_of(packets) == [2, 4, 8]
+
+
+def segment(source: str, seq: int = 0, ack: int = 0, payload: bytes = b"") -> SimpleNamespace:
+    return SimpleNamespace(source=source, seq=seq % 2**32, ack=ack % 2**32, payload=payload)
 
 
 # -- Foreign peers -----------------------------------------------------------------------------------
