@@ -32,6 +32,13 @@ help:
 
 # --- Set-up: once, and again only when the pinned packages change. --------------------------------
 
+# A Python that has moved away (an upgrade) leaves the set-up without its interpreter: then begin anew.
+ifneq ($(wildcard $(VENV)/.lab),)
+ifneq ($(shell test -x $(VENV)/bin/python && echo there),there)
+$(shell rm -f $(VENV)/.lab $(VENV)/.dev $(VENV)/bin/python*)
+endif
+endif
+
 $(VENV)/.lab: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "This lab needs Python 3.11 or newer as $(PYTHON) (found: $$($(PYTHON) --version 2>&1 | head -1)). Try: make PYTHON=python3.12" >&2; exit 2; }
@@ -55,7 +62,7 @@ setup: $(VENV)/.lab
 # --- The labs, by pattern. ------------------------------------------------------------------------
 
 $(SLUGS): %: $(VENV)/.lab
-	@$(RUN) run $* $(if $(EXP),--exp $(EXP)) $(if $(VANTAGE),--vantage $(VANTAGE))
+	@$(RUN) run $* $(if $(EXP),--exp '$(EXP)') $(if $(VANTAGE),--vantage '$(VANTAGE)')
 
 %-server: $(VENV)/.lab
 	@$(RUN) serve $* $(ARGS)
@@ -67,10 +74,10 @@ $(SLUGS): %: $(VENV)/.lab
 	@$(RUN) capture $*
 
 %-exercise: $(VENV)/.lab
-	@$(RUN) exercise $* $(if $(FILE),--file $(FILE))
+	@$(RUN) exercise $* $(if $(FILE),--file '$(FILE)')
 
 %-check: $(VENV)/.lab
-	@$(RUN) check $* $(if $(FILE),--file $(FILE)) $(if $(WATCH),--watch)
+	@$(RUN) check $* $(if $(FILE),--file '$(FILE)') $(if $(WATCH),--watch)
 
 %-hint: $(VENV)/.lab
 	@$(RUN) hint $*
@@ -82,7 +89,7 @@ $(SLUGS): %: $(VENV)/.lab
 	@$(RUN) reset $*
 
 wireshark-%: $(VENV)/.lab
-	@$(RUN) wireshark $* $(if $(EXP),--exp $(EXP))
+	@$(RUN) wireshark $* $(if $(EXP),--exp '$(EXP)')
 
 labs progress: $(VENV)/.lab
 	@$(RUN) list

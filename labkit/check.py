@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import tempfile
 import time
@@ -94,8 +93,7 @@ class Program:
     @property
     def ended(self) -> bool:
         if self._status is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            self._status = status if pid else None
+            self._status = _waited(self._pid, os.WNOHANG)
         return self._status is not None
 
     @property
@@ -112,8 +110,8 @@ class Program:
     def stop(self) -> None:
         """End it and all that it started."""
         if not self.ended:
-            os.killpg(self._pid, signal.SIGKILL)
-            self._status = os.waitpid(self._pid, 0)[1]
+            learner.kill(self._pid)
+            self._status = _waited(self._pid, 0)
         self._result.close()
         self._output.close()
 
@@ -140,7 +138,22 @@ class Program:
             await asyncio.sleep(0.002)
         if self.failed:
             raise CheckFailed("Your program ended with an error.")
-        return json.loads(os.pread(self._result.fileno(), _READ_LIMIT, 0) or b"null")
+        returned = os.pread(self._result.fileno(), _READ_LIMIT, 0)
+        if not returned:
+            raise CheckFailed("Your program ended before it returned anything.")
+        try:
+            return json.loads(returned)
+        except (ValueError, RecursionError):
+            raise CheckFailed("What your program returned cannot be read. Did it fork?") from None
+
+
+def _waited(pid: int, options: int) -> int | None:
+    """The status of a child that has ended, None while it runs."""
+    try:
+        ended, status = os.waitpid(pid, options)
+    except ChildProcessError:  # Somebody else has waited for it.
+        return 0
+    return status if ended else None
 
 
 class Conn:
@@ -270,6 +283,8 @@ class Check:
         end = time.monotonic() + seconds
         loop = asyncio.get_running_loop()
         while True:
+            if self.programs and self.programs[-1].ended:
+                raise CheckFailed("Your program has ended; a server goes on for ever.")
             sock = self.net.client.socket(timeout=None)
             sock.setblocking(False)
             try:
@@ -281,8 +296,6 @@ class Check:
                 return conn
             except (OSError, TimeoutError) as error:
                 sock.close()
-                if self.programs and self.programs[-1].ended:
-                    raise CheckFailed("Your program ended before it listened.") from None
                 if time.monotonic() > end:
                     raise CheckFailed(f"Your server does not accept connections ({_reason(error)}).") from None
                 await asyncio.sleep(0.01)
@@ -316,44 +329,51 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
 
     Stops at the first that fails. A step that needs what this machine lacks is "cannot", never "passed".
     """
-    for index, one in enumerate(steps):
-        check.story.clear()
-        emit({"step": index, "state": "running"})
-        verdict: dict[str, Any] = {"step": index, "state": "passed"}
-        try:
-            async with asyncio.timeout(one.seconds):
-                await one.body(check)
-        except CheckFailed as error:
-            await asyncio.sleep(0.02)  # A program that broke the connection by dying is dead a moment later.
-            verdict = _failed(index, check, error)
-        except TimeoutError:
-            for program in check.programs:
-                await program.show_where()
-            hangs = f"Not done after {one.seconds:g} s: your program hangs. Where it is now stands below."
-            verdict = _failed(index, check, CheckFailed(hangs))
-        except CannotRun as error:
-            verdict = {"step": index, "state": "cannot", "reason": str(error)}
-        finally:
-            for conn in check.connections:
-                conn.close()
-            check.connections.clear()
-        if verdict["state"] == "passed":
-            for program in check.programs:
-                if program.failed:
-                    verdict = _failed(index, check, CheckFailed("Your program ended while it should have gone on."))
-        emit(verdict)
-        if verdict["state"] == "failed":
-            break
-    for program in check.programs:
-        program.stop()
+    try:
+        for index, one in enumerate(steps):
+            check.story.clear()
+            emit({"step": index, "state": "running"})
+            verdict: dict[str, Any] = {"step": index, "state": "passed"}
+            try:
+                async with asyncio.timeout(one.seconds):
+                    await one.body(check)
+            except CheckFailed as error:
+                await asyncio.sleep(0.02)  # A program that broke the connection by dying is dead a moment later.
+                verdict = _failed(index, check, error)
+            except TimeoutError:
+                for program in check.programs:
+                    await program.show_where()
+                hangs = f"Not done after {one.seconds:g} s: your program hangs. Where it is now stands below."
+                verdict = _failed(index, check, CheckFailed(hangs))
+            except CannotRun as error:
+                verdict = {"step": index, "state": "cannot", "reason": str(error)}
+            except (OSError, ValueError, TypeError, LookupError) as error:
+                # Steps expect a program that keeps to the form of the exercise; this one did not.
+                odd = f"Your program did what this step cannot follow: {type(error).__name__}: {error}."
+                verdict = _failed(index, check, CheckFailed(odd))
+            finally:
+                for conn in check.connections:
+                    conn.close()
+                check.connections.clear()
+            if verdict["state"] == "passed":
+                for program in check.programs:
+                    if program.failed:
+                        verdict = _failed(index, check, CheckFailed("Your program ended while it should have gone on."))
+            emit(verdict)
+            if verdict["state"] == "failed":
+                break
+    finally:
+        for program in check.programs:
+            program.stop()
 
 
 def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
     output = "\n".join(filter(None, (program.output() for program in check.programs)))
     what = error.what
-    if raised := _raised(output):
+    failed = any(program.failed for program in check.programs)
+    if (failed or "Traceback (most recent call last)" in output) and (raised := _raised(output)):
         what = f"Your program raised {raised} {what}"
-    elif any(program.failed for program in check.programs) and "ended" not in what:
+    elif failed and "ended" not in what:
         what += " (Your program has ended.)"
     got, wanted = (
         {"bytes": value.hex()} if isinstance(value, bytes) else {"text": value} if value is not None else None
@@ -369,8 +389,6 @@ def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
 def _raised(output: str) -> str:
     """The exception at the end of what was printed: "NameError: name 'x' is not defined (exercise.py:61)."."""
     lines = output.splitlines()
-    if not lines or "Traceback (most recent call last)" not in output:
-        return ""
     last = next(
         (line for line in reversed(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b", line)), ""
     )

@@ -33,7 +33,9 @@ def tshark() -> str:
 def version(path: str) -> tuple[int, ...]:
     """The version of a tshark, (0,) when it does not say."""
     try:
-        text = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_SECONDS).stdout
+        text = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=_SECONDS
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return (0,)
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text.splitlines()[0] if text else "")
@@ -57,7 +59,9 @@ def fields(capture: Path, display_filter: str, *names: str) -> list[list[str]]:
         command += ["-e", name]
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_SECONDS, env=environment
+        )
     except subprocess.TimeoutExpired:
         raise CannotRun(f"tshark did not finish with {capture} within {_SECONDS} s.") from None
     cut_short = "cut short in the middle of a packet" in done.stderr

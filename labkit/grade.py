@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ def grade(lab: Lab, exercise: Path, capture: Path | None = None) -> tuple[list[S
         asyncio.run(run_steps(Check(net, check_file, exercise), steps, net.emit))
 
     if why_no_wire():
+        _need_free_port(lab.port)
         perform(labs.on_loopback(_SIDES, lab.port, take))
     else:
         capture = capture or capture_path(lab.slug, "check")
@@ -52,6 +54,19 @@ def grade(lab: Lab, exercise: Path, capture: Path | None = None) -> tuple[list[S
 
         sandbox.run(world, inside_world, take)
     return steps, verdicts
+
+
+def _need_free_port(port: int) -> None:
+    """On plain loopback another server on the port would be graded in place of the learner's."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                raise CannotRun(
+                    f"Port {port} of this machine is in use; is the lab's server running? Stop it first."
+                ) from None
 
 
 def report(lab: Lab, exercise: Path, *, own: bool = True) -> int:
@@ -161,7 +176,7 @@ def hint(lab: Lab) -> int:
     """Climb the ladder of hints by one, for the step at which the learner is."""
     notes = progress.load().get(lab.slug, {}).get("check", {})
     steps = steps_of(lab.module("check"))
-    at = notes.get("passed", 0)
+    at = int(notes.get("passed", 0))
     if not notes:
         console.say(f"Try first: edit {_relative(lab.folder)}/exercise.py and run `make {lab.slug}-check`.")
         return 0

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,6 +28,7 @@ NEW_NET = 0x4000_0000
 # <linux/mount.h>
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x4_0000
 
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK, _PR_SET_NO_NEW_PRIVS = 1, 29, 38
 
 
@@ -64,6 +66,12 @@ def die_with_parent(parent: int) -> None:
 def precise_timers() -> None:
     """Wake this thread when its time has come, not up to 50 µs later to save power."""
     _checked(_libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0), "prctl")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent has died, so that none escapes."""
+    if sys.platform.startswith("linux"):
+        _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
 
 
 def forbid_privileges() -> None:

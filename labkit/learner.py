@@ -54,9 +54,11 @@ def start(check_file: Path, role: str, exercise_file: Path, arguments: list[str]
 
     *output* and *result* are descriptors: what it prints, and what the role returns, as JSON.
     """
+    checker = os.getpid()
     pid = fork()
     if pid == 0:
         try:
+            kernel.die_with_parent(checker)
             _become_a_stranger(output, result)
             _run(str(check_file), role, str(exercise_file), arguments, _RESULT)
         finally:
@@ -65,6 +67,35 @@ def start(check_file: Path, role: str, exercise_file: Path, arguments: list[str]
 
 
 _RESULT = 3  # the descriptor, in the learner's process
+
+
+def kill(pid: int) -> None:
+    """Kill a learner's process and all that it ever started, also what has left its session."""
+    with contextlib.suppress(ProcessLookupError):
+        while found := _descendants(pid):  # What they started meanwhile is found the next time.
+            for one in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one, signal.SIGKILL)
+            if all(_is_zombie(one) for one in found):
+                break
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes below *pid*, which adopts their orphans (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def _become_a_stranger(output: int, result: int) -> None:
@@ -91,6 +122,7 @@ def _run(check_file: str, role: str, exercise_file: str, arguments: list[str], r
     with contextlib.suppress(OSError):
         kernel.unshare(kernel.NEW_PID)  # Only in a world of our own; elsewhere a process group must do.
     me = os.getpid()
+    kernel.adopt_orphans()
     child = fork()
     if child == 0:
         status = 3
@@ -105,6 +137,9 @@ def _run(check_file: str, role: str, exercise_file: str, arguments: list[str], r
         finally:
             os._exit(status)
     _, ended = os.waitpid(child, 0)
+    for orphan in _descendants(me):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGKILL)
     if os.WIFSIGNALED(ended):
         print(f"the program was killed by {signal.Signals(os.WTERMSIG(ended)).name}", file=sys.stderr, flush=True)
         os._exit(4)
@@ -127,7 +162,7 @@ def _limit() -> None:
     limits = {
         resource.RLIMIT_AS: MEMORY + _address_space(),
         resource.RLIMIT_CPU: PROCESSOR_SECONDS,
-        resource.RLIMIT_NPROC: PROCESSES,
+        resource.RLIMIT_NPROC: PROCESSES + _running(),
         resource.RLIMIT_FSIZE: FILE_SIZE,
         resource.RLIMIT_CORE: 0,
     }
@@ -135,6 +170,16 @@ def _limit() -> None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (most, most))
     kernel.forbid_privileges()
+
+
+def _running() -> int:
+    """How many processes and threads this user has already: the limit is on all of them together."""
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == os.getuid():
+                count += len(os.listdir(process / "task"))
+    return count
 
 
 def _address_space() -> int:
@@ -155,9 +200,9 @@ def _work(check_file: str, role: str, exercise_file: str, arguments: list[str], 
     except SystemExit as error:
         print(f"the program called sys.exit({error.code!r})", file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        return 0
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and result is None:
+            return 0  # By hand, Ctrl-C is the way to end it.
         # Only the learner's own lines: the harness around them is not theirs to debug.
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == exercise_file]
         lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
@@ -168,6 +213,7 @@ def _work(check_file: str, role: str, exercise_file: str, arguments: list[str], 
 
 def main() -> None:
     check_file, role, exercise_file, *arguments = sys.argv[1:]
+    kernel.die_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # It is the program that Ctrl-C is for; we wait for its end.
     _run(check_file, role, exercise_file, arguments, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
         _introduce(lab, len(chosen), asking)
     outcomes = []
     guesses: dict[str, bool] = {}
+    lock = None if only else _lock(lab)
     for index, one in enumerate(chosen):
         if as_json:
             outcomes.append(run_experiment(lab, one, capture, append=index > 0, vantage=vantage))
@@ -41,6 +43,8 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
                 guesses[one.name] = guess == one.answer
                 progress.note(lab.slug, "predict", **{one.name: guess == one.answer})
             _score(one, guess)
+    if lock is not None:
+        os.close(lock)
     if as_json:
         print(json.dumps([outcome.as_json() for outcome in outcomes], indent=1))
     else:
@@ -48,6 +52,17 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
     if any(outcome.state == "failed" for outcome in outcomes):
         return 1
     return 2 if all(outcome.state == "skipped" for outcome in outcomes) else 0
+
+
+def _lock(lab: Lab) -> int:
+    """Keep the lab's capture to this run. The lock is on the lab's folder, and ends with the process."""
+    fd = os.open(lab.folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise CannotRun(f"Another `make {lab.slug}` is running. Wait for its end.") from None
+    return fd
 
 
 def _introduce(lab: Lab, count: int, asking: bool) -> None:
@@ -80,7 +95,7 @@ def _announce(one: Experiment, number: int, count: int, asking: bool) -> None:
 def _predict(one: Experiment, asking: bool) -> str | None:
     """Ask the question; return the choice, None for a pass. Where nobody can answer, only tell it."""
     if not asking:
-        console.paragraph(f"Q  {one.question}")
+        console.paragraph(f"Question: {one.question}")
         console.say("    " + "  |  ".join(one.choices))
         return None
     console.paragraph(one.question)

@@ -24,17 +24,24 @@ def load(path: Path | None = None) -> dict[str, Notes]:
             return dict(found)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass
     with contextlib.suppress(OSError):
         os.replace(path, path.with_name(path.name + ".broken"))
     return {}
 
 
+_VALUES = {"run": str, "predict": bool, "quiz": bool, "check": int}
+
+
 def _is_well_formed(found: object) -> bool:
-    """{slug: {kind: {name: value}}}"""
+    """{slug: {kind: {name: value}}}, each value of its kind's type."""
     return isinstance(found, dict) and all(
-        isinstance(notes, dict) and all(isinstance(values, dict) for values in notes.values())
+        isinstance(notes, dict)
+        and all(
+            isinstance(values, dict) and all(isinstance(value, _VALUES.get(kind, ())) for value in values.values())
+            for kind, values in notes.items()
+        )
         for notes in found.values()
     )
 

@@ -157,17 +157,18 @@ def _lock(fd: int) -> None:
 def _wait(guard: int) -> None:
     """Wait for the guard, and with it for the world; kill it when it takes too long, or at a second Ctrl-C."""
     end = time.monotonic() + _STOP_SECONDS
-    with contextlib.suppress(ChildProcessError):  # Somebody else has waited for it, or SIGCHLD is ignored.
-        try:
-            while os.waitpid(guard, os.WNOHANG) == (0, 0):
-                if time.monotonic() > end:
-                    raise TimeoutError
-                time.sleep(0.002)
-        except BaseException as error:
-            os.kill(guard, signal.SIGKILL)
-            os.waitpid(guard, 0)
-            if not isinstance(error, TimeoutError):
-                raise
+    try:
+        while os.waitpid(guard, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                raise TimeoutError
+            time.sleep(0.002)
+    except ChildProcessError:  # Somebody else has waited for it, or SIGCHLD is ignored: it is gone.
+        return
+    except BaseException as error:
+        os.kill(guard, signal.SIGKILL)
+        os.waitpid(guard, 0)
+        if not isinstance(error, TimeoutError):
+            raise
 
 
 def _received(events: socket.socket) -> Iterator[Event]:

@@ -11,6 +11,7 @@ import gc
 import inspect
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -111,6 +112,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "no_task_leaks")
+
+
+def pytest_configure() -> None:
+    """Programs in the background of a script inherit that SIGINT is ignored; then no Ctrl-C could be tested."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

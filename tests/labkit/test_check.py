@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import textwrap
 import time
@@ -12,6 +13,7 @@ import pytest
 from labkit import grade as grading
 from labkit.catalog import Lab
 from labkit.check import CheckFailed, _printed_by_shell
+from labkit.sandbox import CannotRun
 from tests.conftest import need_tool, need_wire
 
 CHECK = '''
@@ -73,20 +75,23 @@ def test_a_good_program_passes(verdict):
         ("def serve(listening):\n    import time\n    while True: time.sleep(1)", "Nothing came back"),
         ("def serve(listening):\n    while True: pass", "Nothing came back"),
         ("def serve(listening):\n    import sys; sys.exit(0)", "ended"),
-        ("import sys; sys.exit(1)", "ended before it listened"),
-        ("import os; os._exit(7)", "ended before it listened"),
+        ("import sys; sys.exit(1)", "has ended"),
+        ("import os; os._exit(7)", "has ended"),
         ("def serve(listening):\n    raise ValueError('I am lost')", "raised ValueError: I am lost ("),
-        ("def serve(listening:\n", "ended before it listened"),
-        ("x = bytearray(8 << 30)", "ended before it listened"),
+        ("def serve(listening:\n", "raised SyntaxError"),
+        ("x = bytearray(8 << 30)", "raised MemoryError"),
         ("import os, signal\ndef serve(l):\n    os.kill(-1, signal.SIGKILL)\n    while True: pass", ""),
         ("import os, signal\ndef serve(l):\n    os.kill(os.getppid(), signal.SIGKILL)\n    while True: pass", ""),
         ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", ""),
         ("while True: print('noise' * 1000)", ""),
         ("def serve(l):\n    c, _ = l.accept()\n    while True: c.sendall(b'hello' * 100000)", ""),
         ("def serve(l):\n    c, _ = l.accept()\n    c.close()", ""),
+        ("raise KeyboardInterrupt", "raised KeyboardInterrupt"),
+        ("import os\nos.fork()\ndef serve(l): pass", ""),
     ],
     ids=["sleeps", "spins", "exits", "exits-on-import", "_exits", "raises", "no-syntax", "eats-memory", "kills-all",
-         "kills-parent", "fork-bomb", "noise", "floods", "closes"],
+         "kills-parent", "fork-bomb", "noise", "floods", "closes",
+             "interrupts", "forks-on-import"],
 )  # fmt: skip
 def test_a_bad_program_is_bounded_and_reported(verdict, source, said):
     start = time.monotonic()
@@ -160,3 +165,61 @@ def test_the_report_cites_the_frame_and_points_at_the_byte(verdict, tmp_path, ca
 def test_a_failure_is_an_exception_with_all_it_needs():
     error = CheckFailed("wrong", got=b"a", wanted=b"b", filter="tcp")
     assert (str(error), error.got, error.wanted, error.filter) == ("wrong", b"a", b"b", "tcp")
+
+
+ROLES = """
+from labkit.check import Check, step
+
+def role(exercise):
+    return exercise.answer()
+
+@step("answers", rfc="RFC 0 §0", symptom="no answer ....", where="look at answer", code="return [1]", seconds=3)
+async def answers(c: Check) -> None:
+    c.equal((await c.start("role").result(2))[0], 1, "answer() gave something else.")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def answer(): return [1]", ""),
+        ("def answer(): return [2]", "answer() gave something else."),
+        ("def answer(): return None", "Your program did what this step cannot follow"),
+        ("def answer(): return b'x'", "raised TypeError"),
+        ("import os\ndef answer(): os._exit(0)", "Your program ended before it returned anything."),
+        ("import os\ndef answer():\n    os.fork()\n    return [1]", ""),
+        ("import os\ndef answer():\n    os.write(3, b'[' * 200000)\n    os._exit(0)", "cannot be read"),
+        ("import time\ndef answer(): time.sleep(99)", "still running after 2 s"),
+    ],
+    ids=["right", "wrong", "none", "bytes", "_exit", "forks", "junk", "sleeps"],
+)
+def test_a_role_that_returns_something_odd_is_a_failed_step(verdict, tmp_path, source, said):
+    (tmp_path / "check.py").write_text(ROLES)
+    passed, last = verdict(source)
+    if said:
+        assert (passed, last["state"]) == (0, "failed")
+        assert said in last["what"]
+    else:
+        assert last["state"] in ("passed", "failed")
+
+
+def test_on_plain_loopback_nothing_outlives_the_check(tmp_path, monkeypatch):
+    """A program that forks twice and leaves its session is found and killed all the same."""
+    (tmp_path / "check.py").write_text(CHECK)
+    child = "    os.setsid()\n    if os.fork() == 0: time.sleep(77.7)\n    os._exit(0)\n"
+    runaway = f"import os, time\nif os.fork() == 0:\n{child}"
+    (tmp_path / "exercise.py").write_text(runaway + GOOD)
+    monkeypatch.setattr(grading, "why_no_wire", lambda: "pretend")
+    steps, verdicts = grading.grade(Lab("toy", 90, tmp_path), tmp_path / "exercise.py")
+    assert [one["state"] for one in verdicts] == ["passed"] * len(steps)
+    # tests/conftest.py fails this test if a child is left; the port must be free again, too.
+    with socket.create_server(("127.0.0.1", 7090)):
+        pass
+
+
+def test_on_plain_loopback_a_taken_port_is_no_verdict(tmp_path, monkeypatch):
+    (tmp_path / "check.py").write_text(CHECK)
+    (tmp_path / "exercise.py").write_text(GOOD)
+    monkeypatch.setattr(grading, "why_no_wire", lambda: "pretend")
+    with socket.create_server(("127.0.0.1", 7090)), pytest.raises(CannotRun, match="7090 of this machine is in use"):
+        grading.grade(Lab("toy", 90, tmp_path), tmp_path / "exercise.py")

@@ -88,8 +88,8 @@ def test_run_tells_packets_values_answer_and_what_next(clone):
     assert "├─ SYN seq 0 ─" in done.stdout
     assert "▶  +50.0 ms" in done.stdout
     assert re.search(r"✓ .*: .* ms   \(", done.stdout), "a measured value with its bounds"
-    assert "\n  Q  " in done.stdout
-    assert "\n  A  " in done.stdout
+    assert "\n  Question: " in done.stdout
+    assert "\n  Answer: " in done.stdout
     assert "captures/tcp-handshake.pcapng" in done.stdout
     assert "make tcp-check" in done.stdout
     assert "\x1b[" not in done.stdout, "no colour in a pipe"
