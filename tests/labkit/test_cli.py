@@ -266,6 +266,7 @@ def test_hints_climb_the_ladder(clone):
     assert "Hint 3 of 3" in labkit(clone, "hint", "tcp").stdout, "the solution's pass is not the learner's"
 
 
+@pytest.mark.timeout(180)  # All experiments, and tshark three dozen times.
 def test_quiz_from_a_pipe(clone):
     need_wire()
     need_tool("tshark")
@@ -364,3 +365,48 @@ def test_live_capture_on_loopback(clone):
     said, _ = process.communicate(timeout=10)
     assert process.returncode == 0
     assert int(said.split()[0]) >= 6
+
+
+def test_two_runs_of_a_lab_do_not_mix(clone):
+    need_wire()
+    first = subprocess.Popen([sys.executable, "-m", "labkit", "run", "tcp"], cwd=clone, stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, text=True)  # fmt: skip
+    while "[1/" not in first.stdout.readline():
+        pass
+    assert_one_clear_sentence(labkit(clone, "run", "tcp"), "Another `make tcp` is running")
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=10)
+
+
+HOSTILE = (
+    "[]", "7", '{"tcp": 3}', '{"tcp": {"check": 3}}', '{"tcp": {"check": {"passed": "x"}}}',
+    '{"tcp": {"run": {"a": 1}}}', '{"tcp": {"what": {"a": 1}}}', "[" * 100_000, "\udcff", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_progress_is_put_aside(clone, hostile):
+    notes = clone / ".progress.json"
+    notes.write_bytes(hostile.encode(errors="surrogateescape"))
+    for command in (["list"], ["hint", "tcp"]):
+        done = labkit(clone, *command)
+        assert done.returncode == 0, done.stderr
+    assert notes.with_name(".progress.json.broken").exists()
+    notes.with_name(".progress.json.broken").unlink()
+
+
+@pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", ">/dev/full", "<&- >&- 2>&-"])
+def test_closed_and_full_streams_are_no_traceback(clone, redirect):
+    need_wire()
+    script = f"{sys.executable} -m labkit run tcp --exp farewell {redirect}"
+    done = subprocess.run(["bash", "-c", script], cwd=clone, capture_output=True, text=True, timeout=30)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if "full" in redirect else 0)
+
+
+def test_where_nobody_waits_for_children(clone):
+    """SIGCHLD ignored by whoever started us: the kernel reaps our children behind our back."""
+    need_wire()
+    script = f"trap '' CHLD; {sys.executable} -m labkit run tcp --exp farewell"
+    done = subprocess.run(["bash", "-c", script], cwd=clone, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
