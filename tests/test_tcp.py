@@ -411,12 +411,12 @@ def test_the_programs_exit_codes():
 def test_flights_are_counted_across_the_end_of_the_sequence_numbers(first):
     """Initial sequence numbers are random, so now and then one wraps within an experiment."""
     packets, ends = [segment("client", seq=first)], [first + 1]
-    for size in (2, 4, 8):
+    for size in (2, 4, 8, 16):
         starts = [ends[-1] + 1448 * i for i in range(size)]
         packets += [segment("client", seq=start, payload=bytes(1448)) for start in starts]
         ends = [start + 1448 for start in starts]
         packets += [segment("server", ack=end) for end in ends]
-    assert catalog.lab("tcp").module("experiments").flights_of(packets) == [2, 4, 8]
+    assert catalog.lab("tcp").module("experiments").flights_of(packets) == [2, 4, 8, 16]
 
 
 def segment(source: str, seq: int = 0, ack: int = 0, payload: bytes = b"") -> SimpleNamespace:
