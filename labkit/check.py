@@ -393,7 +393,8 @@ def _raised(output: str) -> str:
         (line for line in reversed(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b", line)), ""
     )
     place = re.findall(r'File ".*?([^/"]+)", line (\d+)', output)
-    own = [f"{name}:{line}" for name, line in place if not name.startswith(("streams", "base_events", "runners"))]
+    library = ("streams", "base_events", "runners", "selector_events", "tasks", "events", "sslproto", "<frozen")
+    own = [f"{name}:{line}" for name, line in place if not name.startswith(library)]
     return f"{last} ({own[-1]})." if last and own else f"{last}." if last else ""
 
 

@@ -3,7 +3,7 @@
 An experiment is an async function that gets a `Network` and causes one phenomenon on it:
 
     @experiment(
-        title="One round trip before the first byte",
+        title="Before the first byte",
         link=Link(delay_ms=50),
         question="The cable takes 50 ms each way. How long does connect() take?",
         choices=("50 ms", "100 ms", "150 ms"),
