@@ -34,7 +34,11 @@ class Answer:
 
 
 class NoAnswer(Exception):
-    """All tries are used up, or the host says that nobody listens there."""
+    """All tries are used up."""
+
+
+class NobodyListens(NoAnswer):
+    """The host says so, or a router says that it cannot be reached (ICMP)."""
 
 
 class _Inbox(asyncio.DatagramProtocol):
@@ -67,7 +71,7 @@ async def ask(
 ) -> Answer:
     """Ask for *text* in upper case. *timeout* is for the first try; each further one waits twice as long.
 
-    Raises NoAnswer when none came, ValueError when the text makes a datagram that must be cut into fragments.
+    Raises NoAnswer when none came, OSError when the name is unknown, ValueError when fragments would be needed.
     """
     number = f"{secrets.randbits(32):010d} ".encode()
     request = b"?" + number + text.encode()
@@ -92,26 +96,39 @@ async def ask(
             return Answer(data.decode(errors="replace"), attempt, inbox.ignored, loop.time() - start)
         raise NoAnswer(f"no answer from {host}:{port} to {tries} requests")
     except OSError as error:
-        raise NoAnswer(f"{host}:{port}: {error.strerror}") from None  # ECONNREFUSED: ICMP port unreachable
+        raise NobodyListens(f"{host}:{port}: {error.strerror}") from None  # ECONNREFUSED: ICMP port unreachable
     finally:
         transport.close()
         inbox.answer.cancel()
         await asyncio.sleep(0)  # The loop closes the socket in its next turn.
 
 
-async def main() -> None:
+def main() -> int:
+    """0: answered; 1: no answer; 2: could not ask; 130: interrupted."""
     arguments = argparse.ArgumentParser(prog="clients.udp", description="Ask the lab's UDP server.")
     arguments.add_argument("text", nargs="*", default=["hello"])
     arguments.add_argument("--host", default="127.0.0.1")
     arguments.add_argument("--port", type=int, default=PORT)
     chosen = arguments.parse_args()
+    if not 1 <= chosen.port <= 65535:
+        arguments.exit(2, f"Nothing can be sent to port {chosen.port}: 1 to 65535.\n")
     try:
-        answer = await ask(" ".join(chosen.text), chosen.host, chosen.port, log=print)
-    except (NoAnswer, ValueError, OSError) as error:
+        answer = asyncio.run(ask(" ".join(chosen.text), chosen.host, chosen.port, log=print))
+    except (NobodyListens, ValueError) as error:
         print(f"! {error}", file=sys.stderr)
-        raise SystemExit(1) from None
-    print(f"= {answer.text} ({answer.tries} sent, {1000 * answer.seconds:.1f} ms)")
+        return 2
+    except OSError as error:
+        print(f"! {chosen.host}:{chosen.port}: {error.strerror}", file=sys.stderr)
+        return 2
+    except NoAnswer as error:
+        print(f"! {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    # With !r: a server that we do not know must not write escape sequences to our terminal.
+    print(f"= {answer.text!r} ({answer.tries} sent, {1000 * answer.seconds:.1f} ms)")
+    return 0
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    sys.exit(main())

@@ -118,6 +118,8 @@ async def main() -> None:
     arguments.add_argument("--host", default="127.0.0.1")
     arguments.add_argument("--port", type=int, default=PORT)
     chosen = arguments.parse_args()
+    if not 0 <= chosen.port <= 65535:
+        arguments.exit(2, f"Port {chosen.port} does not exist: 0 to 65535.\n")
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

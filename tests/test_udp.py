@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clients import udp as udp_client
 from clients.udp import NoAnswer, ask
 from servers.udp import serve, shown
 from tests.conftest import TICK, need_tool
@@ -104,6 +105,18 @@ async def test_one_address_cannot_be_flooded_through_us():
                 answers += 1
         assert 10 <= answers <= 20  # 20 when a new second began in between
         assert server.counts["too many"] == 100 - answers
+
+
+async def test_with_a_new_second_the_limit_begins_anew(monkeypatch):
+    clock = [7.9]
+    async with serve(answers_per_second=2, max_addresses=1) as server:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock[0])
+        found = []
+        for now, address in ((7.9, "a"), (7.9, "a"), (7.9, "a"), (7.9, "b"), (8.0, "b"), (8.9, "b"), (8.9, "b")):
+            clock[0] = now
+            found.append(server._may_answer(address))
+        monkeypatch.undo()
+    assert found == [True, True, False, False, True, True, False]
 
 
 async def test_no_more_addresses_are_remembered_than_allowed():
@@ -265,7 +278,7 @@ def test_the_server_program_logs_and_ends_well(number):
         client = [sys.executable, "-m", "clients.udp", "--port", str(port), "good", "morning"]
         done = subprocess.run(client, capture_output=True, text=True, timeout=200 * TICK)
         assert done.returncode == 0
-        assert "= GOOD MORNING (1 sent" in done.stdout
+        assert "= 'GOOD MORNING' (1 sent" in done.stdout
         process.send_signal(number)
         out, err = process.communicate(timeout=100 * TICK)
         assert (process.returncode, err) == (0, "")
@@ -285,8 +298,50 @@ def test_the_client_program_says_that_nobody_listens():
     with a_socket() as sock:
         port = str(sock.getsockname()[1])
     done = subprocess.run([sys.executable, "-m", "clients.udp", "--port", port], capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "refused" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["servers.udp", "clients.udp"])
+@pytest.mark.parametrize("port", ["99999", "-1"])
+def test_a_port_that_does_not_exist_is_one_sentence(program, port):
+    done = subprocess.run([sys.executable, "-m", program, "--port", port], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert port in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def a_client_process(port):
+    command = [sys.executable, "-m", "clients.udp", "--port", str(port), "hello"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_ctrl_c_ends_a_client_that_waits():
+    with a_socket() as silent, a_client_process(silent.getsockname()[1]) as client:
+        client.stdout.readline()  # > the request: now it waits
+        client.send_signal(signal.SIGINT)
+        _, err = client.communicate(timeout=100 * TICK)
+        assert (client.returncode, err) == (130, "")
+
+
+def test_the_client_program_writes_no_escape_sequence_of_a_server():
+    with a_socket() as hostile:
+        hostile.settimeout(100 * TICK)
+        with a_client_process(hostile.getsockname()[1]) as client:
+            request, address = hostile.recvfrom(2000)
+            hostile.sendto(b"!" + request[1:12] + b"\x1b[2J\x9b\r", address)
+            out, _ = client.communicate(timeout=100 * TICK)
+        assert client.returncode == 0
+        assert "\x1b" not in out
+        assert "'\\x1b[2J" in out
+
+
+def test_no_answer_at_all_is_the_first_kind_of_failure(monkeypatch, capsys):
+    monkeypatch.setattr(udp_client.ask, "__kwdefaults__", {**ask.__kwdefaults__, "timeout": TICK, "tries": 2})
+    with a_socket() as silent:
+        monkeypatch.setattr(sys, "argv", ["clients.udp", "--port", str(silent.getsockname()[1])])
+        assert udp_client.main() == 1
+    assert "no answer from 127.0.0.1" in capsys.readouterr().err
 
 
 async def test_socat_asks_our_server():

@@ -457,7 +457,7 @@ async def lost_fragment(net: Network) -> None:
     """IP retransmits nothing. The kernel keeps the other fragments for a while (30 s on Linux; here 1 s: ipfrag_time of
     the server's own namespace), then drops them, counts that, and, if the first one was among them, tells the
     sender by an ICMP "fragment reassembly time exceeded". Meanwhile they use memory, which is what somebody who
-    sends only first fragments attacks. (RFC 791 §3.2; RFC 792; RFC 1122 §3.3.2; RFC 8900 §3.7)
+    sends only first fragments attacks. (RFC 791 §3.2; RFC 792; RFC 1122 §3.3.2; RFC 8900 §3)
     """
     sender, receiver = pair(net)
     set_reassembly_seconds(net.server, 1)
