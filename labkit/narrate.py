@@ -76,7 +76,7 @@ def _introduce(lab: Lab, count: int, asking: bool) -> None:
         console.say("  Diagrams: time, sequence numbers and lengths as the client sees them;")
         console.say("  on the right, what the wire did to the packet (+25.0 ms: it took so long).")
     if asking:
-        console.say("  Before each experiment a question: type the number of your answer, or Enter to pass.")
+        console.say("  Before each: a question. Type the number of your answer, or Enter to pass.")
         console.say("  (PREDICT=0: no questions.)")
 
 
@@ -121,7 +121,7 @@ def _predict(one: Experiment, asking: bool) -> str | None:
 def _show(outcome: Outcome) -> None:
     if outcome.packets:
         console.say()
-        for line in ladder.draw(outcome.packets, outcome.experiment.hosts, console.width()):
+        for line in ladder.draw(outcome.packets, outcome.experiment.hosts, console.width() - 2):
             console.say(f"  {line}")
     console.say()
     for event in outcome.events:
@@ -175,7 +175,8 @@ def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, guesses: dict[st
         where = os.path.relpath(capture)
         console.say(f"  Capture: {where}, {packets:,} packets; {_networks(lab, outcomes)}")
         one = f" EXP={outcomes[0].experiment.name}" if len(outcomes) == 1 else ""
-        console.say(f"           make wireshark-{lab.slug}{one}   or   tshark -r {where} | head -40")
+        console.say(f"           make wireshark-{lab.slug}{one}")
+        console.say(f"           tshark -r {where} | head -40")
     check = progress.load().get(lab.slug, {}).get("check", {})
     if check and check.get("passed") == check.get("of"):
         console.say(
