@@ -112,7 +112,8 @@ def _explain(lab: Lab, step: Step, verdict: Event) -> None:
         for line in verdict["printed"].splitlines()[-12:]:
             console.say(f"    | {line}")
     _cite(lab, verdict["filter"], verdict["at"])
-    console.say(f"\n  Rule:  {step.rfc}")
+    console.say()
+    console.paragraph(f"Rule: {step.rfc}")
     if verdict["reproduce"]:
         console.say(f"  By hand:  make {lab.slug}-exercise   and in a second terminal")
         console.say(f"            {verdict['reproduce']}")
