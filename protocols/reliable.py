@@ -185,6 +185,8 @@ class Receiver:
             pieces.append(piece)
             self._next = (self._next + 1) % _NUMBERS
             self.complete = kind == Kind.LAST
+        if self.complete:
+            self._early.clear()  # What lies beyond the last piece is no part of the file, whoever sent it.
         return b"".join(pieces)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from protocols import reliable
 from protocols.errors import LocalProtocolError
-from protocols.reliable import GIVE_UP, INITIAL, LINGER, MAXIMUM, MINIMUM, PAYLOAD, Receiver, Sender, Timeout
+from protocols.reliable import (
+    GIVE_UP,
+    GRANULARITY,
+    INITIAL,
+    LINGER,
+    MAX_WINDOW,
+    MAXIMUM,
+    MINIMUM,
+    PAYLOAD,
+    Receiver,
+    Sender,
+    Timeout,
+)
 
 ACK = bytes([2])
 
@@ -236,3 +248,101 @@ def test_what_the_wire_cannot_say_is_refused(wrong):
         Sender(b"", **wrong)
     with pytest.raises(LocalProtocolError):
         Receiver(**wrong)
+
+
+def test_the_figures_that_the_sheet_and_the_rfcs_name():
+    """Both ends of a transfer must agree on some of them, so a change is one of the protocol."""
+    assert (PAYLOAD, MAX_WINDOW) == (1000, 64)
+    assert (GIVE_UP, LINGER) == (10.0, 1.0)
+    assert (INITIAL, MINIMUM, MAXIMUM, GRANULARITY) == (0.5, 0.1, 4.0, 0.01)
+
+
+def test_a_steady_round_trip_still_leaves_time_for_a_late_timer():
+    timeout = Timeout()
+    for _ in range(60):
+        timeout.sample(0.3)
+    assert timeout.seconds == pytest.approx(0.3 + GRANULARITY)
+
+
+def test_an_ack_for_several_measures_the_newest():
+    """The oldest waited for the ACK of the others, and its copy may have been lost: its time says less."""
+    sender = Sender(CONTENT, window=2)
+    sender.datagrams_to_send(0)
+    sender.receive_datagram(ack(1), 0.1)
+    sender.datagrams_to_send(0.1)  # number 2; number 1 left at 0
+    sender.receive_datagram(ack(3), 0.2)
+    assert sender.timeout.smoothed == pytest.approx(0.1)
+
+
+def test_a_sender_gives_up_after_ten_seconds_without_progress_and_not_before():
+    sender = Sender(CONTENT)
+    sender.datagrams_to_send(0)
+    sender.receive_datagram(ack(1), 6)
+    sender.datagrams_to_send(6 + GIVE_UP)
+    assert not sender.gave_up
+    sender.receive_datagram(ack(1), 6 + GIVE_UP)  # a copy of an ACK is no progress
+    sender.datagrams_to_send(6.01 + GIVE_UP)
+    assert sender.gave_up
+    assert sender.done
+
+
+def test_a_window_counts_from_the_first_that_is_missing():
+    sender = Sender(CONTENT, window=8)
+    sender.datagrams_to_send(0)
+    sender.receive_datagram(ack(0, 0b111_1111), 0.02)  # Only number 0 is missing, but the receiver has no more room.
+    assert sender.datagrams_to_send(0.02) == []
+
+
+def test_a_copy_of_an_ack_sends_nothing():
+    """Else each copy makes a copy, for ever: the Sorcerer's Apprentice (RFC 1123 §4.2.3.1)."""
+    sender = Sender(CONTENT)
+    sender.datagrams_to_send(0)
+    sender.receive_datagram(ack(1), 0.02)
+    assert len(sender.datagrams_to_send(0.02)) == 1
+    sender.receive_datagram(ack(1), 0.02)
+    assert sender.datagrams_to_send(0.02) == []
+
+
+def test_a_sample_ends_the_backing_off():
+    sender = Sender(CONTENT)
+    sender.datagrams_to_send(0)
+    sender.datagrams_to_send(INITIAL)
+    sender.receive_datagram(ack(1), INITIAL)
+    sender.datagrams_to_send(INITIAL)
+    sender.receive_datagram(ack(2), INITIAL + 0.2)
+    assert sender.timeout.seconds == pytest.approx(0.2 + 4 * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("number", "answered"), [(99, True), (107, True), (108, False), (36, True), (35, False), (30000, False)]
+)
+def test_a_receiver_answers_for_its_window_and_for_what_it_may_have_had(number, answered):
+    receiver = Receiver(first=100, window=8)
+    receiver.receive_datagram(data(number, b"?"), 0)
+    assert len(receiver.datagrams_to_send(0)) == answered
+    assert receiver.ignored == (not answered)
+
+
+def test_a_full_payload_is_taken_and_one_byte_more_is_not():
+    receiver = Receiver()
+    assert receiver.receive_datagram(data(0, bytes(PAYLOAD + 1)), 0) == b""
+    assert len(receiver.receive_datagram(data(0, bytes(PAYLOAD)), 0)) == PAYLOAD
+
+
+def test_the_last_piece_before_a_gap_ends_nothing():
+    receiver = Receiver(window=4)
+    assert receiver.receive_datagram(data(1, b"b", last=True), 0) == b""
+    receiver.datagrams_to_send(LINGER)
+    assert (receiver.complete, receiver.done, receiver.timer()) == (False, False, None)
+    assert receiver.receive_datagram(data(0, b"a"), 5) == b"ab"
+    assert receiver.complete
+
+
+def test_nothing_comes_after_the_last_piece():
+    receiver = Receiver(window=4)
+    assert receiver.receive_datagram(data(2, b"too early"), 0) == b""
+    assert receiver.receive_datagram(data(1, b"b", last=True), 0) == b""
+    assert receiver.receive_datagram(data(0, b"a"), 0) == b"ab"
+    assert receiver.receive_datagram(data(2, b"too late"), 0) == b""
+    assert receiver.receive_datagram(data(3, b"too late"), 0) == b""
+    assert receiver.datagrams_to_send(0)[-1] == ack(2)

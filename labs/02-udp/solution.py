@@ -93,6 +93,8 @@ class Receiver:
             data += datagram[DATA_HEADER.size :]
             self._complete = datagram[0] == LAST
             self._next = (self._next + 1) % 65536
+        if self._complete:
+            self._early.clear()  # What lies beyond LAST is no part of the file.
         return data
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
