@@ -25,6 +25,7 @@ DATA_HEADER, ACK_FORMAT = Struct("!BH"), Struct("!BHQ")
 INITIAL, MINIMUM, MAXIMUM = 0.25, 0.05, 2.0
 LINGER = 0.5
 PATIENCE = 1.0  # seconds that a program gets for something that it should do at once; four times INITIAL
+TURNS = 10_000  # of the loop in which nothing comes, nothing goes and no time is to pass: some 100 ms of processor
 BAD_WIRE = Link(delay_ms=5, loss=0.08, duplicate=0.08, reorder=0.1, reorder_ms=5)
 
 AFTER = """
@@ -51,16 +52,21 @@ def file_of(size: int) -> bytes:
 
 def drive(end: Any, sock: socket.socket, peer: tuple[str, int] | None, seconds: float) -> bytes:
     """Carry datagrams between a Sender or Receiver and its socket, until it is done or an empty datagram says stop."""
-    got, over, stop = bytearray(), False, time.monotonic() + seconds
+    got, over, stop, idle = bytearray(), False, time.monotonic() + seconds, 0
     while True:
         for datagram in end.datagrams_to_send(time.monotonic()):
+            idle = 0
             if peer is not None:
                 sock.sendto(datagram, peer)
         if over or end.done or time.monotonic() > stop:
             return bytes(got)
         timer = end.timer()
         wait = max(0.0, (stop if timer is None else min(timer, stop)) - time.monotonic())
+        idle = 0 if wait else idle + 1
+        if idle > TURNS:
+            raise RuntimeError(f"timer() is {timer}, which is past, but datagrams_to_send() has nothing: it would spin")
         while not over and select.select([sock], [], [], wait)[0]:
+            idle = 0
             datagram, peer = sock.recvfrom(65535)
             over = datagram == b""
             if not over:
@@ -111,15 +117,73 @@ class Clock:
         return len(self.sender.datagrams_to_send(self.now))
 
 
-def learned_timeouts(exercise: ModuleType) -> list[float]:
-    """The timeout after twelve round trips of 300 ms, after as many of 300 ± 200 ms, and of 1 ms."""
+def learned_timeouts(exercise: ModuleType) -> list[list[float]]:
+    """The timeout after each of twelve round trips of 300 ms, of as many of 300 ± 200 ms, and of 1 ms."""
     found = []
     for trips in ([0.3] * 12, [0.1, 0.5] * 6, [0.001] * 12):
-        clock = Clock(exercise)
+        clock, timeouts = Clock(exercise), []
         for rtt in trips:
             clock.acknowledged_after(rtt)
-        found.append(clock.timeout())
+            timeouts.append(clock.timeout())
+        found.append(timeouts)
     return found
+
+
+def sizes(exercise: ModuleType) -> dict[str, list[str]]:
+    """What is sent of an empty file and of two that fill their last packet; each packet is acknowledged at once."""
+    found = {}
+    for size in (0, PAYLOAD, 30 * PAYLOAD):
+        sender, said = exercise.Sender(file_of(size), 0, 1), list[str]()
+        while not sender.done and len(said) < 40:
+            said += [words(datagram) for datagram in sender.datagrams_to_send(1000.0)] or ["nothing"]
+            sender.receive_datagram(ack(len(said)), 1000.0)
+        found[str(size)] = said
+    return found
+
+
+def echo(exercise: ModuleType) -> int:
+    """How many datagrams a copy of an ACK makes a Sender send, when the next packet has just left."""
+    clock = Clock(exercise)
+    clock.acknowledged_after(0.02)
+    clock.sender.receive_datagram(ack(clock.number), clock.now)
+    return len(clock.sender.datagrams_to_send(clock.now))
+
+
+def hole_in_front(exercise: ModuleType) -> list[str]:
+    """What a Sender with a window of 8 sends when 1 to 7 have arrived and 0 has not."""
+    clock = Clock(exercise, window=8)
+    clock.sender.receive_datagram(ack(0, 0b111_1111), clock.now + 0.02)
+    return [words(datagram) for datagram in clock.sender.datagrams_to_send(clock.now + 0.02)]
+
+
+def far_in_the_bitmap(exercise: ModuleType) -> list[str]:
+    """What a Sender with a window of 32 sends when its timer expires, and only packet 21 has arrived."""
+    clock = Clock(exercise, window=32)
+    clock.now += 0.02
+    clock.sender.receive_datagram(ack(0, 1 << 20), clock.now)
+    sent = list(clock.sender.datagrams_to_send(clock.now))
+    clock.now += max(0.0, clock.timeout())
+    return [words(datagram) for datagram in (*sent, *clock.sender.datagrams_to_send(clock.now))]
+
+
+def early_on_a_clock(exercise: ModuleType) -> dict[str, Any]:
+    """Receivers on a clock of ours: a packet far ahead; three at once; LAST before a hole, and data after LAST."""
+    far, end, now = exercise.Receiver(0, 32), exercise.Receiver(0, 4), 1000.0
+    far.receive_datagram(data(21, b"far"), now)
+    bitmap = [words(datagram) for datagram in far.datagrams_to_send(now)]
+    for number in (0, 1, 2):
+        far.receive_datagram(data(number, b"?"), now)
+    acks = len(far.datagrams_to_send(now))
+
+    got = end.receive_datagram(data(2, b"c", last=True), now) or b""
+    end.datagrams_to_send(now)
+    now += 2 * LINGER
+    end.datagrams_to_send(now)
+    early = bool(end.done)
+    for number in (0, 1, 3):
+        got += end.receive_datagram(data(number, b"ab?d"[number : number + 1]), now) or b""
+        end.datagrams_to_send(now)
+    return {"bitmap": bitmap, "acks": acks, "early": early, "file": got.decode("latin-1")}
 
 
 def backing_off(exercise: ModuleType) -> dict[str, Any]:
@@ -132,12 +196,15 @@ def backing_off(exercise: ModuleType) -> dict[str, Any]:
     other.expire()
     other.expire()
     other.acknowledged_after(0.01)  # The third copy left 10 ms ago; this may well be for the first.
+    after_late_ack = other.timeout()
+    other.acknowledged_after(0.1)
     together = Clock(exercise, window=8)
     together.expire()
     return {
         "waits": waits,
         "copies": copies,
-        "after_late_ack": other.timeout(),
+        "after_late_ack": after_late_ack,
+        "after_sample": other.timeout(),
         "after_lost_window": together.timeout(),
     }
 
@@ -364,6 +431,13 @@ async def sends(c: Check) -> None:
         peer.send(ack(10))
         result = await program.result(PATIENCE)
         c.equal(result["done"], True, "All is acknowledged, but your Sender is not `done`.")
+    c.did("= files of 0, 1000 and 30000 bytes, on a clock of the check's")
+    for size, said in (await c.start("sizes").result(PATIENCE)).items():
+        pieces = max(1, int(size) // PAYLOAD)  # An empty file is one empty LAST piece.
+        kinds = ["PIECE"] * (pieces - 1) + ["LAST"]
+        wanted = [f"{kind} {i}, {min(int(size), PAYLOAD)} B" for i, kind in enumerate(kinds)]
+        what = f"A file of {size} bytes is {pieces} packet{'s' * (pieces > 1)}, and the last of them is LAST."
+        c.equal("; ".join(said[-3:]), "; ".join(wanted[-3:]), what)
 
 
 @step(
@@ -511,6 +585,8 @@ async def last_ack_is_lost(c: Check) -> None:
     seconds=15,
 )
 async def no_needless_copies(c: Check) -> None:
+    what = "An ACK came twice, and the copy made your Sender send: then each copy makes a copy (RFC 1123 §4.2.3.1)."
+    c.equal(await c.start("echo").result(PATIENCE), 0, what)
     _, seen = await whole_file(c, Link(delay_ms=15), 12, 0, 1)
     sent = copies(seen)
     needless = sum(sent.values()) - len(sent)
@@ -527,14 +603,15 @@ async def no_needless_copies(c: Check) -> None:
     symptom="Your Sender is run on a clock of the check's, with round trips of 300 ms; of 100 and 500 ms; of 1 ms. "
     "Its timeout does not fit one of them: look at what it does with each sample.",
     where="Remember when each packet was sent; at its ACK you have a sample. The first sets SRTT, and RTTVAR to half "
-    "of it; the others move RTTVAR by a quarter and SRTT by an eighth.",
+    "of it; the others move RTTVAR by a quarter, and then SRTT by an eighth.",
     code="""
 self._rttvar = 3/4 * self._rttvar + 1/4 * abs(self._srtt - rtt)
 self._srtt = 7/8 * self._srtt + 1/8 * rtt
 self._rto = min(max(self._srtt + max(0.01, 4 * self._rttvar), MINIMUM), MAXIMUM)""",
 )
 async def timeout_learns(c: Check) -> None:
-    steady, unsteady, short = await c.start("learned_timeouts").result(PATIENCE)
+    found = await c.start("learned_timeouts").result(PATIENCE)
+    steady, unsteady, short = (timeouts[-1] for timeouts in found)
     c.did(f"= round trips of 300 ms, twelve times: your timeout is {steady:.3f} s")
     c.did(f"= round trips of 100 and 500 ms in turn: {unsteady:.3f} s")
     c.did(f"= round trips of 1 ms: {short:.3f} s")
@@ -547,6 +624,13 @@ async def timeout_learns(c: Check) -> None:
     fits("twelve round trips of 300 ms", steady, 0.3, 0.5)
     fits("round trips of 100 and 500 ms in turn", unsteady, 0.6, 1.8)
     fits("round trips of 1 ms: at least MINIMUM, but not much more", short, MINIMUM, 0.1)
+    # SRTT + 4 × RTTVAR: 0.1 + 4 × 0.05; 0.15 + 4 × 0.1375; 0.14375 + 4 × 0.115625. By its old SRTT, RTTVAR first.
+    for samples, seconds, wanted in zip(
+        ("100", "100, 500", "100, 500, 100"), found[1], (0.3, 0.7, 0.606), strict=False
+    ):
+        if not abs(seconds - wanted) < 0.005:
+            c.fail(f"After round trips of {samples} ms the formulas of RFC 6298 §2 give another timeout.",
+                   got=f"{seconds:.3f} s", wanted=f"{wanted:.3f} s")  # fmt: skip
 
 
 @step(
@@ -585,6 +669,9 @@ async def karn(c: Check) -> None:
             got=f"a timeout of {found['after_late_ack']:g} s",
             wanted="1 s: as backed off, until a packet that was sent once is acknowledged",
         )
+    if not abs(found["after_sample"] - 0.3) < 0.005:
+        c.fail("A packet that was sent once is acknowledged after 100 ms: a first sample, and it ends the backing off.",
+               got=f"a timeout of {found['after_sample']:g} s", wanted="0.3 s: 0.1 + 4 × 0.05")  # fmt: skip
 
 
 @step(
@@ -621,6 +708,9 @@ async def window_slides(c: Check) -> None:
         peer.send(ack(3))
         got = await peer.fresh(3, flight)
         c.equal(got, [8, 9, 10], "Packets 0 to 2 are acknowledged: 8, 9 and 10 were wanted now.", filter=peer.filter)
+    sent = [one for one in await c.start("hole_in_front").result(PATIENCE) if not one.startswith("PIECE 0,")]
+    what = "Packets 1 to 7 of a window of 8 have arrived, 0 has not: the window begins at 0, and nothing new may go."
+    c.equal(sent, [], what)
     wait = (await c.start("backing_off").result(PATIENCE))["after_lost_window"]
     if wait > 2.02 * INITIAL:
         c.fail("8 packets are lost together, and your timeout is doubled for each of them: once is enough.",
@@ -656,6 +746,12 @@ async def early_packets(c: Check) -> None:
         same_file(
             c, await written(peer, program), content, "The packets came in another order, and so they are in the file."
         )
+    c.did("= Receivers on a clock of the check's: 21 first; three packets at once; LAST before a hole")
+    found = await c.start("early_on_a_clock").result(PATIENCE)
+    c.equal(found["bitmap"], [words(ack(0, 1 << 20))], "The window is 32, and packet 21 came first: bit 20 says so.")
+    c.equal(found["acks"], 3, "Three packets came between two calls of datagrams_to_send(): an ACK for each.")
+    c.equal(found["early"], False, "LAST came, but packets before it are missing, and your Receiver is `done`.")
+    c.equal(found["file"], "abc", "Packets came in the order 2 (LAST), 0, 1, 3; the file ends with LAST.")
 
 
 @step(
@@ -678,6 +774,8 @@ async def selective(c: Check) -> None:
                    filter=peer.filter)  # fmt: skip
         peer.send(ack(8))
         c.equal((await program.result(PATIENCE))["done"], True, "All is acknowledged, but your Sender is not `done`.")
+    again = await c.start("far_in_the_bitmap").result(PATIENCE)
+    c.equal([one for one in again if one.startswith("PIECE 21,")], [], "The window is 32, and bit 20 says: 21 is here.")
 
 
 @step(

@@ -7,7 +7,7 @@
 
 On the wire, in network byte order (PIECE, LAST and ACK are the kinds):
 
-    DATA   kind 8 | number 16 | payload: 1000 bytes; only the LAST piece may be shorter
+    DATA   kind 8 | number 16 | payload: 1000 bytes; only the LAST piece may be shorter, or empty
     ACK    kind 8 | number 16 | bitmap 64      everything before `number` is here; bit i: so is number + 1 + i
 
 Numbers begin with `first` and go round: 0 comes after 65535. Begin with a window of 1 and a bitmap of 0
