@@ -7,6 +7,8 @@ experiment), but some take it for a good-bye (`ncat --exec` does).
 Run:   make tcp-server   and in a second terminal   make tcp-client
 Try:   python -m clients.tcp hello "two words"
        socat TCP-LISTEN:7001,bind=127.0.0.1,reuseaddr,fork EXEC:cat     any echo server will answer it
+Exit:  0 answered; 1 the server did not answer as wanted, or not in time; 2 could not run (no connection, a bad
+       argument); 130 Ctrl-C
 Left out on purpose: reconnecting, a pool of connections, TLS.
 """
 
@@ -66,7 +68,8 @@ async def _answers(reader: asyncio.StreamReader, wanted: int, maximum: int) -> l
         for answer in decoder.receive_data(data):
             log.info("< %r", answer[:60])
             if answer.startswith(ERROR):
-                raise RemoteProtocolError(answer[:200].decode(errors="replace"))
+                # Like repr(): a server's bytes can be commands to the terminal that they are printed on.
+                raise RemoteProtocolError(repr(answer[:200])[2:-1])
             answers.append(answer)
     if len(answers) > wanted or not decoder.is_idle:
         raise RemoteProtocolError(f"more than the {wanted} answers that were asked for")
@@ -80,23 +83,32 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=PORT)
     parser.add_argument("--timeout", type=float, default=10, help="seconds for all of it")
     options = parser.parse_args()
+    if not 0 < options.port < 65536:
+        parser.error(f"{options.port} is no port: they go from 1 to 65535")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
-    messages = [message.encode() for message in options.message]
+    messages = [os.fsencode(message) for message in options.message]  # The bytes that were typed, UTF-8 or not.
     try:
         asyncio.run(ask(messages, options.host, options.port, timeout=options.timeout))
-    except (LocalProtocolError, RemoteProtocolError) as error:
+    except RemoteProtocolError as error:
         log.info("! %s", error)
         return 1
+    except LocalProtocolError as error:
+        print(f"Not sent: {error}.", file=sys.stderr)
+        return 2
+    except UnicodeError:  # from the encoding of names, IDNA
+        print(f"Cannot connect to {options.host!r}: that is no name of a host.", file=sys.stderr)
+        return 2
     except OSError as error:
-        why = (
-            os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        )  # gaierror has its own numbers
-        why = why or f"not done within {options.timeout:g} s"
+        late = error.errno is None and isinstance(error, TimeoutError)  # ours; the kernel's has a number
+        broken = isinstance(error, ConnectionResetError | BrokenPipeError)  # there was a connection
+        # gaierror has its own numbers, below 0.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        why = f"not done within {options.timeout:g} s" if late else why or str(error)
         print(
             f"No answer from {options.host} port {options.port}: {why}. Is `make tcp-server` running?", file=sys.stderr
         )
-        return 2
+        return 1 if late or broken else 2
     except KeyboardInterrupt:
         return 130
     return 0

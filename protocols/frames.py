@@ -1,7 +1,7 @@
 """Length-prefixed framing, sans-IO: no sockets, no clock, no asyncio.
 
 TCP carries a stream of bytes and no messages (RFC 9293 §3.7), so each message gets its length in
-front: 4 bytes, most significant first (network byte order, RFC 1700), then so many bytes.
+front: 4 bytes, most significant first (network byte order, RFC 791 Appendix B), then so many bytes.
 
      00 00 00 05  68 65 6c 6c 6f  00 00 00 00  00 00 …
     └─ length 5 ─┘└── "hello" ───┘└ length 0 ─┘└ not whole yet

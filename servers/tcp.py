@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ from protocols.frames import MAXIMUM, Decoder, encode
 
 PORT = 7001
 READ = 65536  # bytes taken from the socket at a time
+SHOWN = 3  # messages of one read that are logged
 
 log = logging.getLogger("servers.tcp")  # Silent, unless main() gives it a voice.
 
@@ -81,13 +83,22 @@ class Server:
             self._talks[deadline] = decoder
             try:
                 while data := await reader.read(READ):
-                    for message in decoder.receive_data(data):
-                        log.info("< %s %r", peer, message[:60])
-                        log.info("> %s %r", peer, message[:60].upper())
-                        writer.write(encode(message.upper(), self._maximum))
-                        # Only a whole message buys time: a byte now and then does not (slowloris).
+                    # A read can hold 16,384 empty messages: one write and a few words are for all of them.
+                    answers: list[bytes] = []
+                    try:
+                        for message in decoder.receive_data(data):
+                            answers.append(encode(message.upper(), self._maximum))
+                            if len(answers) <= SHOWN:
+                                log.info("< %s %r", peer, message[:60])
+                                log.info("> %s %r", peer, message[:60].upper())
+                    finally:
+                        writer.write(b"".join(answers))  # Also what came before a length that is refused.
+                    if len(answers) > SHOWN:
+                        log.info("= %s and %d more", peer, len(answers) - SHOWN)
+                    if answers:  # Only a whole message buys time: a byte now and then does not (slowloris).
                         deadline.reschedule(loop.time() + (0 if self._draining else self._idle))
                     await writer.drain()  # Who does not read is not read from: RFC 9293 §3.8.6.
+                    await asyncio.sleep(0)  # read() and drain() wait only if they must; now it is the others' turn.
                 decoder.receive_end()
             finally:
                 del self._talks[deadline]
@@ -161,6 +172,8 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=PORT)
     options = parser.parse_args()
+    if not 0 <= options.port < 65536:
+        parser.error(f"{options.port} is no port: they go from 0 (any that is free) to 65535")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
     try:
@@ -169,7 +182,11 @@ def main() -> int:
         why = (
             os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         )  # gaierror has its own numbers
-        print(f"Cannot listen on {options.host} port {options.port}: {why}.", file=sys.stderr)
+        hint = " Is another `make tcp-server` running?" if error.errno == errno.EADDRINUSE else ""
+        print(f"Cannot listen on {options.host} port {options.port}: {why}.{hint}", file=sys.stderr)
+        return 2
+    except UnicodeError:  # from the encoding of names, IDNA
+        print(f"Cannot listen on {options.host!r}: that is no name of a host.", file=sys.stderr)
         return 2
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -167,6 +169,55 @@ async def test_who_reads_nothing_is_not_read_from_and_then_ended():
                     await loop.sock_sendall(sock, frame)
 
 
+async def test_a_flood_of_empty_messages_stops_nobody(caplog):
+    """A read holds 16,384 of them: no write, deadline and log line for each, and nobody else's turn meanwhile."""
+    caplog.set_level(logging.INFO, "servers.tcp")
+    async with serve() as server, peer_of(server) as other, peer_of(server) as flood:
+        flood.send(bytes(16 << 20))  # and it never reads
+        longest = 0.0
+        for _ in range(10):
+            await asyncio.sleep(TICK / 10)
+            start = time.perf_counter()
+            other.send(encode(b"still there?"))
+            assert await other.answer() == b"STILL THERE?"
+            longest = max(longest, time.perf_counter() - start)
+        assert longest < 20 * TICK
+    texts = [record.getMessage() for record in caplog.records]
+    assert any("more" in text for text in texts)
+    assert len(texts) < 4000  # 4 million messages
+    assert "socket.send() raised exception." not in texts
+
+
+async def test_a_flood_that_goes_away_is_the_end_of_it(caplog):
+    async with serve() as server:
+        sock = socket.create_connection(server.address)
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(65536))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await asyncio.sleep(TICK)
+        sock.close()  # RST
+        assert await ask([b"still there?"], *server.address, timeout=PATIENCE) == [b"STILL THERE?"]
+    assert not caplog.records
+
+
+async def test_places_are_given_back():
+    async with serve(max_connections=3) as server:
+        for _ in range(20):
+            async with peer_of(server) as peer:
+                peer.send(encode(b"in"))
+                assert await peer.answer() == b"IN"
+                peer.writer.write_eof()
+                assert await peer.end() == b""
+
+
+async def test_the_maximum_is_also_that_of_the_answers():
+    message = b"x" * 100_000
+    async with serve(maximum=100_000) as server:
+        assert await ask([message], *server.address, maximum=100_000) == [message.upper()]
+
+
 async def test_one_too_many_is_told_and_the_others_go_on():
     async with serve(max_connections=2) as server, peer_of(server) as one, peer_of(server) as two:
         for peer in (one, two):
@@ -258,6 +309,23 @@ async def test_drain_does_not_wait_for_ever(caplog):
     assert not caplog.records
 
 
+async def test_drain_at_the_moment_of_a_deadline():
+    loop = asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serve(idle_seconds=4 * TICK, linger_seconds=2 * TICK))
+        async with peer_of(server) as peer:
+            peer.send(encode(b"in") + encode(b"half")[:6])
+            assert await peer.answer() == b"IN"
+            (deadline,) = server._talks
+            now = loop.create_future()
+            loop.call_at(deadline.when() - TICK / 100, now.set_result, None)
+            time.sleep(deadline.when() - loop.time() + TICK / 10)  # Both are due in one turn.
+            await now
+            assert deadline.expired()
+            assert server._talks  # It has expired, and its task does not know yet.
+            await stack.aclose()
+
+
 @contextlib.contextmanager
 def program(*arguments: str):
     """Our server in a process of its own; its port, once it listens."""
@@ -291,7 +359,27 @@ def test_a_port_that_is_taken_is_one_clear_sentence():
         command = [sys.executable, "-m", "servers.tcp", "--port", port]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2
-    assert done.stderr == f"Cannot listen on 127.0.0.1 port {port}: Address already in use.\n"
+    assert (
+        done.stderr
+        == f"Cannot listen on 127.0.0.1 port {port}: Address already in use. Is another `make tcp-server` running?\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["servers.tcp", "clients.tcp"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "99999"], "99999 is no port"),
+        (["--port", "-1"], "-1 is no port"),
+        (["--host", "a..b"], "'a..b': that is no name of a host"),
+        (["--host", b"\xff"], r"that is no name of a host"),
+    ],
+)
+def test_a_bad_argument_is_one_clear_sentence(name, arguments, words):
+    done = subprocess.run([sys.executable, "-m", name, *arguments], capture_output=True, timeout=PATIENCE)
+    assert done.returncode == 2
+    assert words in done.stderr.decode().splitlines()[-1]
+    assert b"Traceback" not in done.stderr
 
 
 # -- The client --------------------------------------------------------------------------------------
@@ -401,7 +489,92 @@ def test_the_programs_exit_codes():
     assert done.returncode == 2
     assert done.stderr == (f"No answer from 127.0.0.1 port {port}: Connection refused. Is `make tcp-server` running?\n")
     done = subprocess.run([*command, "x" * 70_000], capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.returncode, done.stdout) == (1, "! message of 70000 bytes, the most is 65536\n")
+    assert (done.returncode, done.stderr) == (2, "Not sent: message of 70000 bytes, the most is 65536.\n")
+
+
+def ask_by_program(port: int, *arguments: str | bytes) -> list[str | bytes]:
+    return [sys.executable, "-m", "clients.tcp", "--port", str(port), *arguments]
+
+
+def test_a_message_need_not_be_utf_8():
+    with program("--port", "0") as (_, port):
+        done = subprocess.run(ask_by_program(port, b"\xff\xc3"), capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"< b'\xff\xc3'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (encode(b"error: \x1b]0;mine\x07\xff"), 1, r"! error: \x1b]0;mine\x07\xff"),
+        (b"", 1, "! the server ended after 0 of 1 answers"),
+        (None, 1, "not done within"),
+    ],
+)
+async def test_what_the_client_says_of_a_bad_server(answer, code, words):
+    async def behave(reader, writer):
+        await reader.readexactly(9)
+        if answer is None:
+            await reader.read()
+        else:
+            writer.write(answer)
+            writer.write_eof()
+            await reader.read()
+
+    async with server_that(behave) as (_, port):
+        command = ask_by_program(port, "--timeout", str(10 * TICK if answer is None else PATIENCE), "hello")
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert done.returncode == code
+    assert words in done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+async def test_a_reset_is_the_servers_refusal_and_ctrl_c_ours():
+    async def behave(reader, writer):
+        await reader.readexactly(5)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with server_that(behave) as (_, port):
+        command = ask_by_program(port, "hello")
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, "Connection reset" in done.stderr) == (1, True)
+
+    asked = asyncio.Event()
+
+    async def wait(reader, writer):
+        await reader.readexactly(9)
+        asked.set()
+        await reader.read()
+
+    async with server_that(wait) as (_, port), asyncio.timeout(PATIENCE):
+        process = await asyncio.create_subprocess_exec(*ask_by_program(port, "hello"), stdout=subprocess.DEVNULL)
+        await asked.wait()
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+
+
+async def test_giving_up_does_not_go_on_sending():
+    """close() would keep ten megabytes, and the connection, until the server takes them."""
+    gave_up, ended = asyncio.Event(), asyncio.Event()
+    came = 0
+
+    async def behave(reader, writer):
+        nonlocal came
+        await gave_up.wait()
+        try:
+            while data := await reader.read(65536):
+                came += len(data)
+        finally:
+            ended.set()
+
+    async with server_that(behave, SO_RCVBUF=65536) as address:
+        with pytest.raises(TimeoutError):
+            await ask([bytes(65536)] * 320, *address, timeout=4 * TICK)
+        gave_up.set()
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+    assert came < 320 * 65536
 
 
 # -- The experiments' arithmetic ---------------------------------------------------------------------

@@ -304,7 +304,8 @@ async def backlog(net: Network) -> None:
     """The kernel shakes hands by itself and keeps the connection in the accept queue; a client can even send
     its request to a program that sleeps. Linux lets backlog + 1 connections wait. When the queue is full
     it answers no SYN at all, and the client tries again after 1 s: the third gets in a second late,
-    though a place was free long before. Hence those odd latencies of 1 s, 3 s. (RFC 6298 §2; listen(2))
+    though a place was free long before. Hence those odd latencies of whole seconds: 1, 2, 3, 4 since
+    Linux 6.5 (tcp_syn_linear_timeouts), 1, 3, 7 before it. (RFC 6298 §2, §5.5; listen(2); ip-sysctl)
     """
     listening = net.server.listen(net.port, backlog=1)
     start = time.perf_counter()
