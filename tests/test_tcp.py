@@ -319,7 +319,7 @@ async def test_drain_at_the_moment_of_a_deadline():
             (deadline,) = server._talks
             now = loop.create_future()
             loop.call_at(deadline.when() - TICK / 100, now.set_result, None)
-            time.sleep(deadline.when() - loop.time() + TICK / 10)  # Both are due in one turn.
+            time.sleep(deadline.when() - loop.time() + TICK / 10)  # noqa: ASYNC251 - both are due in one turn
             await now
             assert deadline.expired()
             assert server._talks  # It has expired, and its task does not know yet.

@@ -106,7 +106,7 @@ def client_role(exercise: ModuleType, host: str, port: str, *messages: str) -> d
     try:
         answers = asyncio.run(exercise.ask(host, int(port), asked))
         result = {"count": len(answers), "answers": [bytes(answer[:64]).decode("latin-1") for answer in answers[:8]]}
-    except (ConnectionError, EOFError) as error:  # asyncio.IncompleteReadError is an EOFError.
+    except (ConnectionError, EOFError, ValueError) as error:  # asyncio.IncompleteReadError is an EOFError.
         result = {"raised": type(error).__name__}
     return {**result, "left open": not all(writer.is_closing() for writer in kept)}
 
@@ -288,6 +288,8 @@ async def server_answers(c: Check) -> None:
     await conn.expect(frame(b""), r"the answer to the empty message, a frame of length 0 (\x00\x00\x00\x00)", 1)
     await conn.send(frame(b"again"))
     await conn.expect(frame(b"AGAIN"), "the answer to a third message, 'again', on the same connection", 1)
+    await conn.send(frame(b"\xff stra\xc3\x9fe"))  # As text it is no UTF-8, and an ß would become SS.
+    await conn.expect(frame(b"\xff STRA\xc3\x9fE"), "bytes.upper() of a message that is no text, only bytes", 1)
 
 
 @step(
@@ -389,6 +391,14 @@ async def vanished(c: Check) -> None:
         await asyncio.sleep(0.02)
         if "Traceback" in c.programs[-1].output():
             c.fail("A client that reset its connection made your server print a traceback.")
+    half = await c.connect()
+    await half.send(frame(b"half a frame")[:9])
+    await half.finish_sending()
+    await half.read(64, 0.1)  # What is said of it, if anything, is the server's choice.
+    await conn.send(frame(b"and now?"))
+    await conn.expect(frame(b"AND NOW?"), "an answer after another client ended in the middle of a frame", 1)
+    if "Traceback" in c.programs[-1].output():
+        c.fail("A client that ended (FIN) in the middle of a frame made your server print a traceback.")
 
 
 @step(
@@ -409,6 +419,12 @@ async def too_long(c: Check) -> None:
     for _ in range(3):
         await asyncio.sleep(0.05)
         await conn.send(bytes(16384))  # It has not looked for an answer yet: it has a frame to send.
+    conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # What follows must be taken by the server.
+    c.did("> 2 MB more")
+    try:
+        await asyncio.get_running_loop().sock_sendall(conn.socket, bytes(2 << 20))
+    except ConnectionError:
+        c.fail("Your server reset a refused client that was still sending: it waited, and did not read what came.")
     await conn.expect(frame(b"GOOD") + frame(TOO_LONG), "the answer to the good frame, then the error, framed", 1)
     await conn.expect_end("a clean end (FIN) after the error", 1)
 
@@ -427,6 +443,7 @@ async def too_long(c: Check) -> None:
 async def linger_ends(c: Check) -> None:
     conn = await c.connect()
     await conn.send(b"\xff\xff\xff\xff")
+    await conn.expect(frame(TOO_LONG), "the error, framed, as soon as the length is here", 1)
     c.did("= and now it sends a byte now and then, and never closes")
     loop = asyncio.get_running_loop()
     try:
@@ -449,18 +466,33 @@ async def linger_ends(c: Check) -> None:
 )
 async def backpressure(c: Check) -> None:
     conn = await c.connect()
-    chunk, sent = frame(bytes(MAXIMUM)), 0
-    limit = 48 << 20
-    loop = asyncio.get_running_loop()
+    chunk, frames = frame(bytes(MAXIMUM)), 0
+    most = 768  # frames, 48 MB
+    while True:
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(conn.socket, chunk))
+        await asyncio.wait({sending}, timeout=0.7)  # A busy machine is slow, but not that slow for one message.
+        frames += 1
+        if not sending.done():
+            break
+        sending.result()
+        if frames == most:
+            c.fail("Your server took 48 MB from a client that reads no answer, and keeps the answers in memory.")
     try:
-        while sent < limit:
-            async with asyncio.timeout(0.7):  # A busy machine is slow, but not that slow for one message.
-                await loop.sock_sendall(conn.socket, chunk)
-            sent += len(chunk)
-    except TimeoutError:
-        c.did(f"> {sent / 1e6:.0f} MB, then send() took no more: the server had stopped reading")
-        return
-    c.fail(f"Your server took {limit >> 20} MB from a client that reads no answer, and keeps the answers in memory.")
+        c.did(f"> {frames * len(chunk) / 1e6:.0f} MB, then send() took no more: the server had stopped reading")
+        other = await c.connect()
+        await other.send(frame(b"other"))
+        await other.expect(frame(b"OTHER"), "an answer to another client, while one does not read its own", 1)
+        c.did("= and now the slow client reads all its answers")
+        got, wanted = 0, frames * len(chunk)
+        while got < wanted and (data := await conn.read(1, 1)):
+            got += len(data)
+        if got != wanted:
+            c.fail(f"The slow client read at last, and got {got} of {wanted} bytes: who has stopped must go on.")
+        await sending
+    except ConnectionError:
+        c.fail("Your server gave up a client that was only slow to read.")
+    finally:
+        sending.cancel()
 
 
 # -- The client ----------------------------------------------------------------------------------------
@@ -542,6 +574,29 @@ async def client_truncated(c: Check) -> None:
         c.fail(
             f"ask() raised {result['raised']}, which is right, and left its connection open: close it in a `finally`."
         )
+    listening.close()
+
+
+@step(
+    "The client has a maximum, too",
+    rfc="CWE-770: allocation of resources without limits",
+    symptom="A server announces an answer of four gigabytes, and your client waits for it, and keeps what comes.",
+    where="A server can be as hostile as a client. Your Decoder refuses such a length already: does ask() use it?",
+    code="answers += decoder.receive_data(data)   # its ValueError is the caller's",
+)
+async def client_maximum(c: Check) -> None:
+    listening = c.net.server.listen(0)
+    program = c.start("client_role", *listening.getsockname(), "alpha", host="client")
+    conn = await c.accept(listening)
+    await conn.read(9, 1)
+    await conn.send(b"\xff\xff\xff\xff")
+    result = await its_end(
+        program, 1, f"Your client waits for an answer of {2**32 - 1} bytes; it must refuse the length."
+    )
+    if "raised" not in result:
+        c.fail(f"An answer of {2**32 - 1} bytes was announced, and ask() returned {result['answers']}.")
+    if result["left open"]:
+        c.fail(f"ask() raised {result['raised']}, which is right, and left its connection open.")
     listening.close()
 
 

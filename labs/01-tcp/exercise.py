@@ -1,8 +1,9 @@
 """Length-prefixed framing over TCP, both sides. Yours to write.
 
 A message travels as its length (4 bytes, most significant first) and then its bytes. The server answers
-each message in upper case. Read labs/01-tcp/README.md first; check with `make tcp-check`, and when you are
-stuck ask for `make tcp-hint`. As shipped this file makes the classic mistake: it takes one read for one message.
+each message in upper case: bytes.upper(), for a message need be no text. Read labs/01-tcp/README.md first;
+check with `make tcp-check`, and when you are stuck ask for `make tcp-hint`. As shipped this file makes the
+classic mistake: it takes one read for one message.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ async def serve(listener: socket.socket) -> None:
 async def ask(host: str, port: int, messages: list[bytes]) -> list[bytes]:
     """Send the messages over one connection; return the answers, in order.
 
-    ConnectionError when the server ends the connection before the last answer is whole. Either way the
-    connection is closed when it returns.
+    ConnectionError when the server ends the connection before the last answer is whole, ValueError as soon as
+    it announces an answer longer than MAXIMUM. Either way the connection is closed when it returns.
     """
     raise NotImplementedError("TODO 4: asyncio.open_connection(host, port)")
