@@ -177,7 +177,7 @@ class Receiver:
             return b""
         self._heard = now
         self._acks_due += 1  # Also for a copy: it may be here because our ACK was lost.
-        if ahead < self._window and not self.complete:
+        if ahead < self._window:
             self._early[number] = kind, datagram[_data.size :]
         pieces = []
         while self._next in self._early and not self.complete:

@@ -85,7 +85,7 @@ class Receiver:
             return b""  # Neither in the window nor one that we have had.
         self._heard = now
         self._acks += 1  # For a copy too: it is here because our ACK was lost, perhaps.
-        if ahead < self._window and not self._complete:
+        if ahead < self._window:
             self._early[number] = datagram
         data = b""
         while self._next in self._early and not self._complete:
