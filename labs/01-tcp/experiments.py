@@ -434,10 +434,10 @@ async def restart(net: Network, *, old: int, new: int) -> int:
 )
 async def fast_retransmit(net: Network) -> None:
     """Each segment that arrives after the hole makes the server acknowledge again what it still waits for,
-    and its SACK option names what it has beyond. Three of these duplicate ACKs, or fewer that
-    report as much beyond the hole (a busy Linux joins them), are proof enough: the
-    client repeats the one missing segment at once, one round trip after it was sent, long before any
-    timer. The server's program notices only a pause. (RFC 5681 §3.2; RFC 2018 §3; RFC 6675 §4, §5)
+    and its SACK option names what it has beyond. Three segments reported beyond the hole, classically by
+    three duplicate ACKs, are proof enough: the client repeats the one missing segment at once, one round
+    trip after it was sent, long before any timer. The server's program notices only a pause.
+    (RFC 5681 §3.2; RFC 2018 §3; RFC 6675 §4, §5)
     """
     listening = net.server.listen(net.port)
     client = connect_with(net, "cubic")
@@ -451,6 +451,9 @@ async def fast_retransmit(net: Network) -> None:
     net.measure("duplicate ACKs with SACK", sum(bool(p.sack) for p in acks), at_least=1, at_most=7)
     sack = next(p.sack for p in acks if p.sack)
     net.expect("the first SACK block begins right behind the hole", sack[0][0] == (first.seq + MSS) % 2**32)
+    edges = [p.sack[0][1] for p in acks if p.sack and p.time <= again.time]
+    beyond = max((edge - first.seq - MSS) % 2**32 for edge in edges) / MSS
+    net.measure("segments known beyond the hole by then", beyond, at_least=3, at_most=7)
     net.measure("sent again after", 1000 * (again.time - first.time), "ms", at_least=50, at_most=190)
     net.exactly("segments sent again", retransmissions(net.packets()), 1)
     net.exactly("timeouts", counter(net.client, "TCPTimeouts"), 0)
