@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m labkit
 SLUGS := $(sort $(patsubst labs/%,%,$(shell ls -d labs/[0-9][0-9]-* 2>/dev/null | sed 's/[0-9][0-9]-//')))
 
-.PHONY: help labs progress doctor certs test lint bench clean setup $(SLUGS)
+.PHONY: help labs progress doctor certs test peers lint bench clean setup $(SLUGS)
 
 help:
 	@echo "A networking lab on real sockets. Begin with:  make tcp"
@@ -105,6 +105,13 @@ certs: $(VENV)/.lab
 test: $(VENV)/.dev
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
+# Foreign peers that come by npm; without them the tests that need one are skipped by name.
+peers: tests/peers/node_modules/.package-lock.json
+
+tests/peers/node_modules/.package-lock.json: tests/peers/package-lock.json
+	@npm ci --prefix $(@D)/.. --loglevel=error --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -114,7 +121,7 @@ bench: $(VENV)/.dev
 	@$(VENV)/bin/python -m tests.benchmarks
 
 clean:
-	rm -rf captures $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf captures tests/peers/node_modules $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .DEFAULT:

@@ -41,6 +41,15 @@ def need_tool(*names: str) -> str:
     return str(shutil.which(names[0]))
 
 
+def need_package(name: str) -> Path:
+    """Skip unless this npm package is there (`make peers`); return the folder in which Node finds it."""
+    need_tool("node")
+    peers = Path(__file__).parent / "peers"
+    if not (peers / "node_modules" / name).is_dir():
+        cannot(f"the npm package {name} is not installed; make peers")
+    return peers
+
+
 def need_wire() -> None:
     """Skip where no ordinary user can have namespaces; say why."""
     from labkit.run import why_no_wire
