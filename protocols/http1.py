@@ -1,0 +1,262 @@
+"""HTTP/1.1, sans-IO: bytes in, events out, in both directions (RFC 9112).
+
+    conn = ServerConnection()                     conn = ClientConnection()
+    conn.receive_data(what the socket gave)       out = conn.send_request("GET", "/", [("Host", "server.lab")])
+    conn.next_event()    Request                  conn.receive_data(…)
+    conn.next_event()    Data, …, EndOfMessage    conn.next_event()    Response, Data, …, EndOfMessage
+    out = conn.send_response(200, [], b"hello")   conn.next_event()    None: more bytes are needed
+
+Events are pulled, one at a time: what was good before an error is answered before the error is met, and a pipelined
+request waits in the buffer until the one before it has its answer.
+
+Three pages: the grammar (http1_syntax.py), how a message arrives and leaves (http1_connection.py), and here the two
+ends: what a server has to refuse and may answer, and what a client may ask and has to bear.
+"""
+
+from __future__ import annotations
+
+import http
+import re
+from collections import deque
+
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.http1_connection import (
+    BY_LENGTH,
+    CHUNKED,
+    NO_BODY,
+    NOTHING,
+    UNTIL_CLOSE,
+    Connection,
+    ConnectionClosed,
+    Data,
+    EndOfMessage,
+    Event,
+    Request,
+    Response,
+    content_length,
+    encode_fields,
+)
+from protocols.http1_syntax import Pairs, field_lines, host_of, persists, request_line, status_line, tokens, too_long
+
+__all__ = [
+    "ClientConnection",
+    "ConnectionClosed",
+    "Data",
+    "EndOfMessage",
+    "Event",
+    "Pairs",
+    "Request",
+    "Response",
+    "ServerConnection",
+]
+
+REASONS = {status.value: status.phrase for status in http.HTTPStatus}
+
+
+class ServerConnection(Connection):
+    """Receives requests, sends responses."""
+
+    _request: Request | None = None  # that arrives, or waits for the end of its response
+    _whole = True  # it has arrived
+    _refused = False
+    may_answer = False
+    """Is there a request, or a refusal, whose response has not begun?"""
+
+    def next_event(self) -> Event | None:
+        try:
+            return super().next_event()
+        except RemoteProtocolError:
+            if self._whole and self._framing is NOTHING and not self._refused:
+                self.may_answer = True
+            self._refused = True
+            raise
+
+    def _read_head(self) -> Event | None:
+        data = self._buffer
+        while data.startswith(b"\r\n", self._at):  # Some clients send an empty line after a body (§2.2).
+            self._at += 2
+        if self._at == len(data):
+            return ConnectionClosed() if self._ended else None
+        line = self._find_line()
+        if line < 0:
+            return None
+        method, target, version = request_line(data[self._at : line].decode("latin-1"))
+        end = self._find_end(line + 2)
+        if end < 0:
+            return None
+        fields, pairs = field_lines(data[line + 2 : end + 2].decode("latin-1"), self._max_fields)
+        host = host_of(fields, target, version)
+        if host is not None:
+            fields["host"] = host
+        self._at = self._checked = end + 4
+        self._request = request = Request(method, target, fields, pairs, version)
+        self._whole, self.may_answer = False, True
+        self.keep_alive = persists(fields, version)
+        if version == (1, 0) and "transfer-encoding" in fields:
+            raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)", 400)
+        self._expect_body(fields, self._read_end)
+        if "expect" in fields and version > (1, 0) and not request.expects_continue:
+            raise RemoteProtocolError("an expectation that is not known here (RFC 9110 §10.1.1)", 417)
+        return request
+
+    def _line_too_long(self, line: bytes) -> RemoteProtocolError:
+        return too_long(line, self._max_line)
+
+    def _read_unanswered(self) -> Event | None:
+        raise LocalProtocolError("answer the request before you ask for the next one")
+
+    def _received(self) -> None:
+        self._whole = True
+        self._read = self._read_unanswered
+        if self._request is None:
+            self._sent()
+
+    def _sent(self) -> None:
+        self._request = None
+        if self._whole:  # Both the request and its response: go on to the next request, or to none.
+            self._read = self._read_head if self.keep_alive else self._read_closed
+
+    def send_continue(self) -> bytes:
+        """Tell a client that waits for it to send the body (RFC 9110 §15.2.1)."""
+        return self.send_response(100, [])
+
+    def send_response(self, status: int, pairs: Pairs, body: bytes | None = None) -> bytes:
+        """Return the bytes of a response: the whole of it if *body* is given, else its head; send_data, end follow.
+
+        How the body ends is chosen here: by Content-Length if it is known, else chunked, for HTTP/1.0 by closing. What
+        has no body (to HEAD; 204, 304) gets none. After 101, or 2xx to CONNECT, the connection is another protocol's.
+        """
+        if not self.may_answer:
+            raise LocalProtocolError("there is no request to answer")
+        method, version = (self._request.method, self._request.version) if self._request else ("", (1, 1))
+        lines, fields = encode_fields(pairs)
+        head = f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n".encode() + lines
+        length = fields.get("content-length")
+        switches = status == 101 or (method == "CONNECT" and 200 <= status < 300)
+        if "transfer-encoding" in fields:
+            raise LocalProtocolError("Transfer-Encoding is for the connection to choose")
+        if length is not None and (status < 200 or status == 204 or switches):
+            raise LocalProtocolError(f"Content-Length in a response with status {status} (RFC 9110 §8.6)")
+        if status < 200 and version == (1, 0):
+            raise LocalProtocolError(f"HTTP/1.0 has no status {status} (RFC 9110 §15.2)")
+        if switches:
+            if not self._whole:
+                raise LocalProtocolError("read the request to its end before the switch (RFC 9110 §7.8)")
+            self._read, self._request, self.may_answer = self._read_switched, None, False
+        if status < 200 or switches:
+            return head + b"\r\n"
+
+        keep_alive = self.keep_alive and not ("connection" in fields and "close" in tokens(fields["connection"]))
+        if body is not None and length is None and status not in (204, 304):
+            length = str(len(body))
+            head += b"content-length: %d\r\n" % len(body)
+        if method == "HEAD" or status in (204, 304):
+            framing = NO_BODY
+        elif length is not None:
+            framing, self._unsent = BY_LENGTH, content_length(length)
+        elif version > (1, 0):
+            framing = CHUNKED
+            head += b"transfer-encoding: chunked\r\n"
+        else:
+            framing, keep_alive = UNTIL_CLOSE, False
+        if "connection" not in fields and (not keep_alive or version == (1, 0)):
+            head += b"connection: keep-alive\r\n" if keep_alive else b"connection: close\r\n"
+        self.keep_alive, self.may_answer, self._framing = keep_alive, False, framing
+        head += b"\r\n"
+        return head if body is None else head + self.send_data(body) + self.end()
+
+
+class ClientConnection(Connection):
+    """Sends requests, receives responses. Several requests may be under way: their answers come in order (§9.3.2)."""
+
+    def __init__(
+        self, *, max_line: int = 8192, max_fields: int = 100, max_fields_size: int = 32768, max_body: int = 1 << 30
+    ) -> None:
+        super().__init__(max_line=max_line, max_fields=max_fields, max_fields_size=max_fields_size, max_body=max_body)
+        self._methods: deque[str] = deque()  # of the requests whose responses are to come
+        self._last = False  # The server has said that the response at hand is its last.
+
+    def send_request(self, method: str, target: str, pairs: Pairs, body: bytes | None = None) -> bytes:
+        """Return the bytes of a request: with *body*, the whole of it.
+
+        Without, its head. If that has a Content-Length or "Transfer-Encoding: chunked", send_data() and end() follow;
+        if it has neither, there is no body.
+        """
+        if self._framing is not NOTHING or not self.keep_alive:
+            raise LocalProtocolError("the request before is not sent yet, or the connection is about to close")
+        lines, fields = encode_fields(pairs)
+        length, coding = fields.get("content-length"), fields.get("transfer-encoding")
+        try:
+            request_line(f"{method} {target} HTTP/1.1")
+            host_of(fields, target, (1, 1))
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(str(error)) from None
+        if coding is not None and (coding != "chunked" or length is not None or body is not None):
+            raise LocalProtocolError("Transfer-Encoding is chunked, and alone, or there is none")
+        if body is not None and length is None:
+            length = str(len(body))
+            lines += b"content-length: %d\r\n" % len(body)
+        if coding is not None:
+            self._framing = CHUNKED
+        elif length is not None:
+            self._framing, self._unsent = BY_LENGTH, content_length(length)
+        self._methods.append(method)
+        self.keep_alive = persists(fields, (1, 1))
+        head = f"{method} {target} HTTP/1.1\r\n".encode() + lines + b"\r\n"
+        return head if body is None else head + self.send_data(body) + self.end()
+
+    def next_event(self) -> Event | None:
+        try:
+            return super().next_event()
+        except RemoteProtocolError as error:
+            error.code = 0  # A client has no status to answer with.
+            raise
+
+    def _read_head(self) -> Event | None:
+        data, at = self._buffer, self._at
+        if not self._methods and at < len(data):
+            raise RemoteProtocolError("bytes that answer no request")
+        if at == len(data):
+            return ConnectionClosed() if self._ended and not self._methods else None
+        line = self._find_line()
+        if line < 0:
+            return None
+        status, reason, version = status_line(data[at:line].decode("latin-1"))
+        end = self._find_end(line + 2)
+        if end < 0:
+            return None
+        block = data[line + 2 : end + 2].decode("latin-1")
+        if "\r\n " in block or "\r\n\t" in block:  # A user agent has to bear folded lines in responses (§5.2).
+            block = re.sub(r"[ \t]*\r\n[ \t]+", " ", block)
+        fields, pairs = field_lines(block, self._max_fields)
+        self._at = self._checked = end + 4
+        response = Response(status, reason, fields, pairs, version)
+        method = self._methods[0]
+        if status == 101 or (method == "CONNECT" and 200 <= status < 300):
+            self._read, self.keep_alive = self._read_switched, False
+        elif status >= 200:
+            self._last = not persists(fields, version)
+            self._expect_answer(method, response)
+            self.keep_alive = self.keep_alive and not self._last
+        return response
+
+    def _expect_answer(self, method: str, response: Response) -> None:
+        """§6.3, from the client's side."""
+        if method == "HEAD" or response.status in (204, 304):
+            self._read = self._read_end
+            return
+        if response.version == (1, 0) and "transfer-encoding" in response.fields:
+            raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)")
+        self._expect_body(response.fields, self._read_until_close)
+        self._last = self._last or self._read == self._read_until_close
+
+    def _line_too_long(self, line: bytes) -> RemoteProtocolError:
+        return RemoteProtocolError(f"a status line of more than {self._max_line} bytes")
+
+    def _received(self) -> None:
+        self._methods.popleft()
+        going_on = not self._last and (self.keep_alive or self._methods)
+        self._read = self._read_head if going_on else self._read_closed
+
+    def _sent(self) -> None:
+        """The response may have begun meanwhile: nothing to do."""
