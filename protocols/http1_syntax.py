@@ -1,8 +1,8 @@
 r"""The grammar of HTTP/1.1 as pure functions: text in, values out, or RemoteProtocolError with the status to answer.
 
-Fast and strict at once: one compiled expression finds all the field lines of a block. If it found as many as there
-are lines, then every character was as the grammar wants it. If not, a slow pass (`why_not`) finds out what to tell the
-peer. Nothing is repaired and nothing guessed: what two parsers may read in two ways is how requests are smuggled
+Fast and strict at once: one compiled expression takes a whole block of field lines apart. A character that belongs to
+no good line comes out as a field without a name, and then a slow pass (`why_not`) finds out what to tell the peer.
+Nothing is repaired and nothing guessed: what two parsers may read in two ways is how requests are smuggled
 (RFC 9112 §11.2). Text is one character per byte (latin-1). Sections without the name of an RFC are of RFC 9112.
 """
 
@@ -22,14 +22,16 @@ VALUE = r"[\t -~\x80-\xff]*+"  # tab, space, visible, obs-text; never CR, LF, NU
 QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 EXTENSIONS = rf"(?:[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{TOKEN}|{QUOTED}))?)*"  # §7.1.1
 
-FIELD = re.compile(rf"^({TOKEN}):[ \t]*+({VALUE})\r\n", re.MULTILINE)  # ^ is after "\n": a whole line or none
+FIELD = re.compile(rf"({TOKEN}):[ \t]*+({VALUE})(?<![ \t])\r\n|(?s:.)")  # or any one character
+ORIGIN = r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]++|%[0-9A-Fa-f]{2})*+"  # path and query (RFC 3986 §3.3, §3.4)
+COMMON_LINE = re.compile(rf"({TOKEN}) ({ORIGIN}) HTTP/1\.([0-9])")
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]++) HTTP/([0-9])\.([0-9])")
 STATUS_LINE = re.compile(rf"HTTP/([0-9])\.([0-9]) ([1-9][0-9][0-9]) ({VALUE})")
 CHUNK_LINE = re.compile(rf"(0*[0-9A-Fa-f]{{1,16}})({EXTENSIONS})\r\n".encode("latin-1"))
-ORIGIN_FORM = re.compile(r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*+")  # RFC 3986 §3.3 and §3.4
+ORIGIN_FORM = re.compile(ORIGIN)
 ABSOLUTE_FORM = re.compile(r"(?i:https?)://([^/?#]*+)(.*)")
 # uri-host [ ":" port ] (RFC 9110 §7.2), less the comma: to whoever reads a list it would be two hosts.
-HOST = re.compile(r"(\[[0-9A-Fa-f:.]++\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}+))?")
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]++\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]++|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}+))?")
 BROKEN = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00")  # what no later byte can mend
 
 BREAKS = {
@@ -42,6 +44,9 @@ LONGEST_METHOD = 32  # bytes; the longest that is registered has 17 (UPDATEREDIR
 
 def request_line(line: str) -> tuple[str, str, tuple[int, int]]:
     """Return method, target and version (§3). HTTP/1.2 is read as 1.1 (RFC 9110 §2.5)."""
+    match = COMMON_LINE.fullmatch(line)
+    if match and match[1] != "CONNECT" and len(match[1]) <= LONGEST_METHOD:
+        return match[1], match[2], (1, int(match[3]))
     match = REQUEST_LINE.fullmatch(line)
     if not match:
         raise RemoteProtocolError("the first line is not: method, one space, target, one space, HTTP/1.1 (§3)", 400)
@@ -88,7 +93,7 @@ def _check_target(method: str, target: str) -> None:
 def is_host(value: str) -> bool:
     """Is this "host" or "host:port", without user, path, list or space (RFC 9110 §7.2)?"""
     match = HOST.fullmatch(value)
-    if not match or int(match[2] or 0) > 65535:
+    if not match or (match[2] and int(match[2]) > 65535):
         return False
     if value[0] == "[":
         try:
@@ -128,13 +133,14 @@ def field_lines(block: str, most: int) -> tuple[dict[str, str], list[tuple[str, 
     The values of a repeated name become one list, joined by ", " (RFC 9110 §5.3).
     """
     pairs = FIELD.findall(block)
-    if len(pairs) != block.count("\n"):
-        raise RemoteProtocolError(why_not(block), 400)
+    fields = {name.lower(): value for name, value in pairs}
+    if "" in fields:
+        stripped = re.sub(r"[ \t]+\r\n", "\r\n", block)  # Whitespace after a value is no part of it (§5.1).
+        if stripped == block or block[0] in " \t":
+            raise RemoteProtocolError(why_not(block), 400)
+        return field_lines(stripped, most)
     if len(pairs) > most:
         raise RemoteProtocolError(f"more than {most} field lines", 431)
-    if " \r" in block or "\t\r" in block:  # Whitespace after a value is no part of it (§5.1).
-        pairs = [(name, value.rstrip(" \t")) for name, value in pairs]
-    fields = {name.lower(): value for name, value in pairs}
     if len(fields) != len(pairs):
         fields = {}
         for name, value in pairs:
