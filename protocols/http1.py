@@ -57,19 +57,10 @@ class ServerConnection(Connection):
     """Receives requests, sends responses."""
 
     _request: Request | None = None  # that arrives, or waits for the end of its response
-    _whole = True  # it has arrived
-    _refused = False
-    may_answer = False
-    """Is there a request, or a refusal, whose response has not begun?"""
-
-    def next_event(self) -> Event | None:
-        try:
-            return super().next_event()
-        except RemoteProtocolError:
-            if self._whole and self._framing is NOTHING and not self._refused:
-                self.may_answer = True
-            self._refused = True
-            raise
+    is_whole = True
+    """Has the request been read to its end?"""
+    may_answer = True
+    """Has what arrived last (a request, or the beginning of one) had no response yet?"""
 
     def _read_head(self) -> Event | None:
         data = self._buffer
@@ -77,6 +68,7 @@ class ServerConnection(Connection):
             self._at += 2
         if self._at == len(data):
             return ConnectionClosed() if self._ended else None
+        self.may_answer = True
         line = self._find_line()
         if line < 0:
             return None
@@ -90,7 +82,7 @@ class ServerConnection(Connection):
             fields["host"] = host
         self._at = self._checked = end + 4
         self._request = request = Request(method, target, fields, pairs, version)
-        self._whole, self.may_answer = False, True
+        self.is_whole = False
         self.keep_alive = persists(fields, version)
         if version == (1, 0) and "transfer-encoding" in fields:
             raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)", 400)
@@ -106,14 +98,14 @@ class ServerConnection(Connection):
         raise LocalProtocolError("answer the request before you ask for the next one")
 
     def _received(self) -> None:
-        self._whole = True
+        self.is_whole = True
         self._read = self._read_unanswered
         if self._request is None:
             self._sent()
 
     def _sent(self) -> None:
         self._request = None
-        if self._whole:  # Both the request and its response: go on to the next request, or to none.
+        if self.is_whole:  # Both the request and its response: go on to the next request, or to none.
             self._read = self._read_head if self.keep_alive else self._read_closed
 
     def send_continue(self) -> bytes:
@@ -125,10 +117,14 @@ class ServerConnection(Connection):
 
         How the body ends is chosen here: by Content-Length if it is known, else chunked, for HTTP/1.0 by closing. What
         has no body (to HEAD; 204, 304) gets none. After 101, or 2xx to CONNECT, the connection is another protocol's.
+        Without a whole head to answer (it was refused, or does not come) the response ends the connection.
         """
         if not self.may_answer:
             raise LocalProtocolError("there is no request to answer")
-        method, version = (self._request.method, self._request.version) if self._request else ("", (1, 1))
+        if self._request:
+            method, version = self._request.method, self._request.version
+        else:
+            method, version, self.keep_alive = "", (1, 1), False
         lines, fields = encode_fields(pairs)
         head = f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n".encode() + lines
         length = fields.get("content-length")
@@ -140,7 +136,7 @@ class ServerConnection(Connection):
         if status < 200 and version == (1, 0):
             raise LocalProtocolError(f"HTTP/1.0 has no status {status} (RFC 9110 §15.2)")
         if switches:
-            if not self._whole:
+            if not self.is_whole:
                 raise LocalProtocolError("read the request to its end before the switch (RFC 9110 §7.8)")
             self._read, self._request, self.may_answer = self._read_switched, None, False
         if status < 200 or switches:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.http1_syntax import BREAKS, BROKEN, CHUNK_LINE, Pairs, field_lines, tokens
+from protocols.http1_syntax import ABSOLUTE_FORM, BREAKS, BROKEN, CHUNK_LINE, Pairs, field_lines, tokens
 
 NOT_IN_TRAILERS = frozenset(  # RFC 9110 §6.5.1: framing, routing, authentication, and how to read the content
     "authorization cache-control connection content-encoding content-length content-range content-type cookie expect "
@@ -31,6 +31,18 @@ class Request(NamedTuple):
     def expects_continue(self) -> bool:
         """The client waits for 100 (Continue) before it sends the body (RFC 9110 §10.1.1)."""
         return self.version > (1, 0) and self.fields.get("expect", "").lower() == "100-continue"
+
+    @property
+    def has_body(self) -> bool:
+        """Data may follow (§6)."""
+        return "content-length" in self.fields or "transfer-encoding" in self.fields
+
+    @property
+    def path(self) -> str:
+        """The target without scheme and host: "/path?query" of any form but CONNECT's and "*" (§3.2)."""
+        if self.target[0] == "/" or not (absolute := ABSOLUTE_FORM.fullmatch(self.target)):
+            return self.target
+        return absolute[2] if absolute[2].startswith("/") else "/" + absolute[2]
 
 
 class Response(NamedTuple):

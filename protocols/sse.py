@@ -18,6 +18,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 
@@ -169,6 +170,48 @@ def encode(data: str | None, *, event: str = "", id: str | None = None, retry: i
 def comment(text: str = "") -> bytes:
     """Return a comment, of as many lines as the text has. The shortest, ":" and LF, is the usual heartbeat."""
     return _utf_8("".join(f":{line}\n" for line in _lines(text)))
+
+
+class History:
+    """The last events of a stream, numbered without a gap, for clients that come back: the replay buffer.
+
+    size    events that are remembered; those before them are forgotten, and a client that missed one is told
+    first   the number of the first event, and so the beginning of all ids
+    """
+
+    def __init__(self, size: int = 1000, first: int = 1) -> None:
+        self.next = first
+        self._events: deque[bytes] = deque(maxlen=size)
+
+    def add(self, data: str, event: str = "") -> bytes:
+        """Give the event the next number; return what to send. LocalProtocolError as encode()."""
+        wire = encode(data, event=event, id=str(self.next))
+        self._events.append(wire)
+        self.next += 1
+        return wire
+
+    def restore(self, event: Event) -> None:
+        """Take an event of an earlier life. ValueError when its id is no number, or not the next one."""
+        number = int(event.id)
+        if self._events and number != self.next:
+            raise ValueError(f"event {number} where {self.next} should be")
+        self.next = number
+        self.add(event.data, "" if event.type == "message" else event.type)
+
+    def since(self, last_event_id: str = "") -> list[bytes]:
+        """What to send to a client that has that event: those after it.
+
+        A new client, which has none, gets an id without an event (§9.2.6, dispatch, step 1): a place to come back to.
+        A client whose place is forgotten or unknown is told so, by an event of type "gap", and gets all there is.
+        """
+        if not last_event_id:
+            return [encode(None, id=str(self.next - 1))]
+        oldest = self.next - len(self._events)
+        known = ASCII_DIGITS.fullmatch(last_event_id) and len(last_event_id) < 19
+        if known and oldest - 1 <= (number := int(last_event_id)) < self.next:
+            return list(islice(self._events, number + 1 - oldest, None))
+        gap = f"Your last event is not known here, or too long ago; there are {len(self._events)}, from {oldest} on."
+        return [encode(gap, event="gap", id=str(oldest - 1)), *self._events]
 
 
 def _lines(text: str) -> list[str]:
