@@ -50,7 +50,8 @@ __all__ = [
     "ServerConnection",
 ]
 
-REASONS = {status.value: status.phrase for status in http.HTTPStatus}
+_REASONS = {status.value: status.phrase for status in http.HTTPStatus}
+STATUS_LINES = {status: f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n".encode() for status in range(100, 600)}
 
 
 class ServerConnection(Connection):
@@ -67,20 +68,16 @@ class ServerConnection(Connection):
         while data.startswith(b"\r\n", self._at):  # Some clients send an empty line after a body (§2.2).
             self._at += 2
         if self._at == len(data):
-            return ConnectionClosed() if self._ended else None
+            return ConnectionClosed() if self.ended else None
         self.may_answer = True
-        line = self._find_line()
-        if line < 0:
+        head = self._take_head()
+        if head is None:
             return None
-        method, target, version = request_line(data[self._at : line].decode("latin-1"))
-        end = self._find_end(line + 2)
-        if end < 0:
-            return None
-        fields, pairs = field_lines(data[line + 2 : end + 2].decode("latin-1"), self._max_fields)
+        method, target, version = request_line(head[0])
+        fields, pairs = field_lines(head[1], self._max_fields)
         host = host_of(fields, target, version)
         if host is not None:
             fields["host"] = host
-        self._at = self._checked = end + 4
         self._request = request = Request(method, target, fields, pairs, version)
         self.is_whole = False
         self.keep_alive = persists(fields, version)
@@ -90,6 +87,9 @@ class ServerConnection(Connection):
         if "expect" in fields and version > (1, 0) and not request.expects_continue:
             raise RemoteProtocolError("an expectation that is not known here (RFC 9110 §10.1.1)", 417)
         return request
+
+    def _check_line(self, line: str) -> None:
+        request_line(line)
 
     def _line_too_long(self, line: bytes) -> RemoteProtocolError:
         return too_long(line, self._max_line)
@@ -126,40 +126,44 @@ class ServerConnection(Connection):
         else:
             method, version, self.keep_alive = "", (1, 1), False
         lines, fields = encode_fields(pairs)
-        head = f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n".encode() + lines
         length = fields.get("content-length")
         switches = status == 101 or (method == "CONNECT" and 200 <= status < 300)
-        if "transfer-encoding" in fields:
-            raise LocalProtocolError("Transfer-Encoding is for the connection to choose")
+        if status not in STATUS_LINES or "transfer-encoding" in fields:
+            raise LocalProtocolError("no such status, or a Transfer-Encoding, which is for the connection to choose")
         if length is not None and (status < 200 or status == 204 or switches):
             raise LocalProtocolError(f"Content-Length in a response with status {status} (RFC 9110 §8.6)")
-        if status < 200 and version == (1, 0):
+        if status < 200 or switches:
+            return self._interim(status, lines, switches, version)
+
+        added = b""
+        keep_alive = self.keep_alive and not ("connection" in fields and "close" in tokens(fields["connection"]))
+        if method == "HEAD" or status in (204, 304):
+            framing = NO_BODY
+            if body is not None and length is None and status not in (204, 304):
+                added = b"content-length: %d\r\n" % len(body)
+        elif length is not None:
+            framing, self._unsent = BY_LENGTH, content_length(length)
+        elif body is not None:
+            framing, self._unsent, added = BY_LENGTH, len(body), b"content-length: %d\r\n" % len(body)
+        elif version > (1, 0):
+            framing, added = CHUNKED, b"transfer-encoding: chunked\r\n"
+        else:
+            framing, keep_alive = UNTIL_CLOSE, False
+        if (not keep_alive or version == (1, 0)) and "connection" not in fields:
+            added += b"connection: keep-alive\r\n" if keep_alive else b"connection: close\r\n"
+        self.keep_alive, self.may_answer, self._framing = keep_alive, False, framing
+        head = STATUS_LINES[status] + lines + added + b"\r\n"
+        return head if body is None else head + self.send_data(body) + self.end()
+
+    def _interim(self, status: int, lines: bytes, switches: bool, version: tuple[int, int]) -> bytes:
+        """A head that is not the last, or the last one that is HTTP."""
+        if version == (1, 0) and status < 200:
             raise LocalProtocolError(f"HTTP/1.0 has no status {status} (RFC 9110 §15.2)")
         if switches:
             if not self.is_whole:
                 raise LocalProtocolError("read the request to its end before the switch (RFC 9110 §7.8)")
             self._read, self._request, self.may_answer = self._read_switched, None, False
-        if status < 200 or switches:
-            return head + b"\r\n"
-
-        keep_alive = self.keep_alive and not ("connection" in fields and "close" in tokens(fields["connection"]))
-        if body is not None and length is None and status not in (204, 304):
-            length = str(len(body))
-            head += b"content-length: %d\r\n" % len(body)
-        if method == "HEAD" or status in (204, 304):
-            framing = NO_BODY
-        elif length is not None:
-            framing, self._unsent = BY_LENGTH, content_length(length)
-        elif version > (1, 0):
-            framing = CHUNKED
-            head += b"transfer-encoding: chunked\r\n"
-        else:
-            framing, keep_alive = UNTIL_CLOSE, False
-        if "connection" not in fields and (not keep_alive or version == (1, 0)):
-            head += b"connection: keep-alive\r\n" if keep_alive else b"connection: close\r\n"
-        self.keep_alive, self.may_answer, self._framing = keep_alive, False, framing
-        head += b"\r\n"
-        return head if body is None else head + self.send_data(body) + self.end()
+        return STATUS_LINES[status] + lines + b"\r\n"
 
 
 class ClientConnection(Connection):
@@ -213,19 +217,14 @@ class ClientConnection(Connection):
         if not self._methods and at < len(data):
             raise RemoteProtocolError("bytes that answer no request")
         if at == len(data):
-            return ConnectionClosed() if self._ended and not self._methods else None
-        line = self._find_line()
-        if line < 0:
+            return ConnectionClosed() if self.ended and not self._methods else None
+        head = self._take_head()
+        if head is None:
             return None
-        status, reason, version = status_line(data[at:line].decode("latin-1"))
-        end = self._find_end(line + 2)
-        if end < 0:
-            return None
-        block = data[line + 2 : end + 2].decode("latin-1")
+        (status, reason, version), block = status_line(head[0]), head[1]
         if "\r\n " in block or "\r\n\t" in block:  # A user agent has to bear folded lines in responses (§5.2).
             block = re.sub(r"[ \t]*\r\n[ \t]+", " ", block)
         fields, pairs = field_lines(block, self._max_fields)
-        self._at = self._checked = end + 4
         response = Response(status, reason, fields, pairs, version)
         method = self._methods[0]
         if status == 101 or (method == "CONNECT" and 200 <= status < 300):
@@ -245,6 +244,9 @@ class ClientConnection(Connection):
             raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)")
         self._expect_body(response.fields, self._read_until_close)
         self._last = self._last or self._read == self._read_until_close
+
+    def _check_line(self, line: str) -> None:
+        status_line(line)
 
     def _line_too_long(self, line: bytes) -> RemoteProtocolError:
         return RemoteProtocolError(f"a status line of more than {self._max_line} bytes")

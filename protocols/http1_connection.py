@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -92,7 +93,8 @@ class Connection:
         self._max_body = max_body
         self._buffer, self._at = b"", 0  # What is before _at has been read.
         self._checked = 0  # No block of lines ends before this: searching from here keeps byte by byte linear.
-        self._ended = False
+        self.ended = False
+        """Has the peer sent FIN?"""
         self._failure: RemoteProtocolError | None = None
         self._read: Callable[[], Event | None] = self._read_head
         self._remaining = self._size = self._extensions = 0  # bytes: of this body or chunk, of the body, of extensions
@@ -102,7 +104,7 @@ class Connection:
 
     def receive_data(self, data: bytes) -> None:
         """Take what the socket gave; b"" says that the peer has sent FIN."""
-        self._ended = self._ended or not data
+        self.ended = self.ended or not data
         self._checked = max(self._checked - self._at, 0)
         self._buffer, self._at = self._buffer[self._at :] + data, 0
 
@@ -116,7 +118,7 @@ class Connection:
             raise self._failure
         try:
             event = self._read()
-            if event is None and self._ended:
+            if event is None and self.ended:
                 raise RemoteProtocolError("the connection ended in the middle of a message (§8)", 400)
         except RemoteProtocolError as error:
             self._failure, self.keep_alive = error, False
@@ -133,31 +135,50 @@ class Connection:
         """Between two messages, with nothing of the next one here."""
         return self._read == self._read_head and self._at == len(self._buffer)
 
-    # Receiving a head, or trailers. What breaks a limit or a line is refused at once, before the rest is here.
+    @property
+    def unread(self) -> int:
+        """How many bytes have arrived and are not read yet."""
+        return len(self._buffer) - self._at
 
-    def _find_line(self) -> int:
-        """Return where the first line of a head ends, or -1."""
-        data, at = self._buffer, self._at
-        line = data.find(b"\r\n", at)
-        if line - at > self._max_line or (line < 0 and len(data) - at > self._max_line):
-            raise self._line_too_long(data[at : at + self._max_line])
-        if line < 0 and (broken := BROKEN.search(data, at)):
-            raise RemoteProtocolError(BREAKS[broken[0]], 400)
-        return line
+    # Receiving a head, or trailers: lines that end with an empty one.
 
-    def _find_end(self, start: int) -> int:
-        """Return where the empty line is that ends the field lines from *start* on, or -1."""
+    def _unfinished(self, start: int) -> None:
+        """The lines from *start* on have no end yet. Refuse at once what no later byte can mend."""
         data = self._buffer
-        end = data.find(b"\r\n\r\n", max(start - 2, self._checked - 3, 0))
-        if (len(data) if end < 0 else end) - start > self._max_fields_size:
+        if broken := BROKEN.search(data, max(start, self._checked - 1)):
+            raise RemoteProtocolError(BREAKS[broken[0]], 400)
+        self._check_size(len(data) - start)
+        if data.count(b"\n", start) > self._max_fields:
+            raise RemoteProtocolError(f"more than {self._max_fields} field lines", 431)
+        self._checked = len(data)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_fields_size:
             raise RemoteProtocolError(f"more than {self._max_fields_size} bytes of field lines", 431)
+
+    def _take_head(self) -> tuple[str, str] | None:
+        """Return the first line and the field lines of a head; None when they are not here yet."""
+        data, at = self._buffer, self._at
+        end = data.find(b"\r\n\r\n", max(at, self._checked - 3))
         if end < 0:
-            if broken := BROKEN.search(data, max(start, self._checked - 1)):
-                raise RemoteProtocolError(BREAKS[broken[0]], 400)
-            if data.count(b"\n", start) > self._max_fields:
-                raise RemoteProtocolError(f"more than {self._max_fields} field lines", 431)
-            self._checked = len(data)
-        return end
+            line_end = data.find(b"\r\n", at, at + self._max_line + 2)
+            if line_end < 0 and len(data) - at > self._max_line + 1:
+                raise self._line_too_long(data[at : at + self._max_line])
+            if line_end >= 0:
+                self._check_line(data[at:line_end].decode("latin-1"))
+            self._unfinished(line_end + 2 if line_end >= 0 else at)
+            return None
+        line, _, block = data[at : end + 2].decode("latin-1").partition("\r\n")
+        if len(line) > self._max_line:
+            raise self._line_too_long(data[at : at + self._max_line])
+        if len(block) > self._max_fields_size:
+            self._check_line(line)
+            self._check_size(len(block))
+        self._at = self._checked = end + 4
+        return line, block
+
+    def _check_line(self, line: str) -> None:
+        raise NotImplementedError
 
     def _read_head(self) -> Event | None:
         raise NotImplementedError
@@ -215,7 +236,7 @@ class Connection:
     def _read_until_close(self) -> Event | None:
         self._remaining = len(self._buffer) - self._at
         self._size = self._sized(self._size + self._remaining)
-        return self._take() or (self._read_end() if self._ended else None)
+        return self._take() or (self._read_end() if self.ended else None)
 
     def _read_chunk_line(self) -> Event | None:
         """§7.1: the size in hexadecimal digits, extensions, CRLF."""
@@ -254,13 +275,15 @@ class Connection:
         if self._buffer.startswith(b"\r\n", self._at):
             self._at += 2
             return self._read_end()
-        end = self._find_end(self._at)
+        end = self._buffer.find(b"\r\n\r\n", max(self._at, self._checked - 3))
         if end < 0:
+            self._unfinished(self._at)
             return None
+        self._check_size(end + 2 - self._at)
         trailers, _ = field_lines(self._buffer[self._at : end + 2].decode("latin-1"), self._max_fields)
-        if bad := NOT_IN_TRAILERS & trailers.keys():
+        if bad := trailers.keys() & NOT_IN_TRAILERS:
             raise RemoteProtocolError(f"{min(bad)} in the trailers, where it comes too late (RFC 9110 §6.5.1)", 400)
-        self._at = end + 4
+        self._at = self._checked = end + 4
         self._received()
         return EndOfMessage(trailers)
 
@@ -291,7 +314,7 @@ class Connection:
         if self._framing is BY_LENGTH and self._unsent:
             raise LocalProtocolError(f"{self._unsent} bytes less than Content-Length says")
         lines, fields = encode_fields(trailers)
-        if bad := NOT_IN_TRAILERS & fields.keys():
+        if bad := fields.keys() & NOT_IN_TRAILERS:
             raise LocalProtocolError(f"{min(bad)} may not be in the trailers (RFC 9110 §6.5.1)")
         out = b"0\r\n%b\r\n" % lines if self._framing is CHUNKED else b""
         self._framing = NOTHING
@@ -303,17 +326,22 @@ class Connection:
         raise NotImplementedError
 
 
-def encode_fields(pairs: Pairs) -> tuple[bytes, dict[str, str]]:
+def encode_fields(pairs: Pairs) -> tuple[bytes, Mapping[str, str]]:
     """Return field lines as bytes, and as the mapping that a receiver makes of them.
 
     A value that would become a line of its own is refused (response splitting, CWE-113): there would be more lines.
     """
+    return _encode_fields(tuple(pairs))
+
+
+@lru_cache(maxsize=256)  # Servers and clients send the same few sets again and again.
+def _encode_fields(pairs: tuple[tuple[str, str], ...]) -> tuple[bytes, Mapping[str, str]]:
     text = "".join([f"{name}: {value}\r\n" for name, value in pairs])
     try:
         fields, _ = field_lines(text, len(pairs))
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"these field lines cannot be sent: {error}") from None
-    return text.encode("latin-1"), fields
+    return text.encode("latin-1"), MappingProxyType(fields)
 
 
 def content_length(value: str) -> int:

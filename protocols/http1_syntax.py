@@ -32,6 +32,7 @@ ORIGIN_FORM = re.compile(ORIGIN)
 ABSOLUTE_FORM = re.compile(r"(?i:https?)://([^/?#]*+)(.*)")
 # uri-host [ ":" port ] (RFC 9110 §7.2), less the comma: to whoever reads a list it would be two hosts.
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]++\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]++|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}+))?")
+COMMON_HOST = re.compile(r"[A-Za-z0-9\-._]++(?::[0-9]{1,4}+)?")
 BROKEN = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\x00")  # what no later byte can mend
 
 BREAKS = {
@@ -92,6 +93,8 @@ def _check_target(method: str, target: str) -> None:
 
 def is_host(value: str) -> bool:
     """Is this "host" or "host:port", without user, path, list or space (RFC 9110 §7.2)?"""
+    if COMMON_HOST.fullmatch(value):
+        return True
     match = HOST.fullmatch(value)
     if not match or (match[2] and int(match[2]) > 65535):
         return False

