@@ -58,6 +58,7 @@ class Talk(asyncio.Protocol):
     full = False  # The client is slow to read: what we have sent fills the transport's buffer.
     wants_continue = False  # The client wants to hear 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
     phase = "idle"  # What the deadline is for: idle, head, body, write, work (none), linger.
+    unsent = 0  # bytes, when the connection began to end
 
     def __init__(self, server: Server) -> None:
         self.server, self.limits = server, server.limits
@@ -84,11 +85,10 @@ class Talk(asyncio.Protocol):
         self.conn.receive_data(data)
         if self.waiter:
             self.wake()
-        elif self.task or self.full:
-            if self.conn.unread > READ_AHEAD:
-                self.transport.pause_reading()  # TCP tells the client to wait (RFC 9293 §3.8.6).
-        else:
+        elif not (self.task or self.full):
             self.proceed()
+        elif self.conn.unread > READ_AHEAD:
+            self.transport.pause_reading()  # TCP tells the client to wait (RFC 9293 §3.8.6).
 
     def eof_received(self) -> bool:
         if self.phase == "linger":
@@ -96,7 +96,7 @@ class Talk(asyncio.Protocol):
         self.conn.receive_data(b"")
         if self.waiter:
             self.wake()
-        elif not self.task and not self.full:
+        else:
             self.proceed()
         return True  # The client has no more to say, but may still listen.
 
@@ -107,7 +107,7 @@ class Talk(asyncio.Protocol):
         self.full = False
         if self.waiter and self.phase == "write":
             self.wake()
-        elif not self.task and self.phase != "linger":
+        else:
             self.proceed()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,10 +128,14 @@ class Talk(asyncio.Protocol):
             self.timer = self.clock.call_later(min(left, self.server.tick) if left > 0 else self.server.tick, self.ring)
         elif self.phase == "head":
             self.refuse(408, "the head of the request did not come in time")
-        elif self.phase == "body" and self.waiter:
+        elif self.phase == "body" and self.waiter and not self.waiter.done():
             self.waiter.set_exception(RemoteProtocolError("the body of the request did not come in time", 408))
         elif self.phase == "idle":
             self.finish()
+        elif self.phase == "linger" and 0 < (unsent := self.transport.get_write_buffer_size()) < self.unsent:
+            self.unsent = unsent  # A slow client, but it does read.
+            self.allow("linger", self.limits.linger_seconds)
+            self.timer = self.clock.call_later(self.server.tick, self.ring)
         else:  # It does not take its answer, or does not end.
             self.transport.abort()
 
@@ -139,6 +143,8 @@ class Talk(asyncio.Protocol):
 
     def proceed(self) -> None:
         """Answer what has arrived whole; leave what takes time to a task."""
+        if self.task or self.full or self.phase == "linger" or self.transport.is_closing():
+            return
         for _ in range(AT_ONCE):
             try:
                 event = self.conn.next_event()
@@ -148,6 +154,7 @@ class Talk(asyncio.Protocol):
                     if not self.answered(event):
                         return
                 elif event is None:
+                    self.transport.resume_reading()
                     if self.conn.unread == 0:
                         self.allow("idle", self.limits.idle_seconds)
                     elif self.phase != "head":  # The first bytes of a request: from now on, time runs.
@@ -166,18 +173,17 @@ class Talk(asyncio.Protocol):
         asked = site.Request(request.method, request.path, request.fields, self.body())
         try:
             response = self.server.respond(asked)
-        except Exception:
-            log.exception("! %s %s %s", self.peer, request.method, request.target)
-            response = site.plain(500, "The server has made a mistake.")
-        if isinstance(response, site.Response) and isinstance(response.body, bytes) and self.conn.is_whole:
+            if not (isinstance(response, site.Response) and isinstance(response.body, bytes) and self.conn.is_whole):
+                self.phase = "work"
+                self.task = self.clock.create_task(self.answer(request, response))
+                return False
             self.transport.write(self.head(request, response, response.body))
-            if self.conn.keep_alive:
-                return not self.full
+        except Exception:
+            self.failed(request)
+            return False
+        if not self.conn.keep_alive:
             self.finish()
-        else:
-            self.phase = "work"
-            self.task = self.clock.create_task(self.answer(request, response))
-        return False
+        return self.conn.keep_alive and not self.full
 
     def head(self, request: Request, response: site.Response, body: bytes | None = None) -> bytes:
         fields = (*response.fields, self.server.date())
@@ -202,13 +208,10 @@ class Talk(asyncio.Protocol):
         except RemoteProtocolError as error:
             self.refuse(error.code, str(error))
         except Exception:
-            log.exception("! %s %s %s", self.peer, request.method, request.target)
-            self.refuse(500, "the server has made a mistake")
+            self.failed(request)
         else:
             self.task = None
-            if self.conn.keep_alive and not self.server.draining:
-                self.phase = "idle"
-                self.transport.resume_reading()
+            if self.conn.keep_alive:
                 self.proceed()
             else:
                 self.finish()
@@ -272,6 +275,11 @@ class Talk(asyncio.Protocol):
 
     # The end.
 
+    def failed(self, request: Request) -> None:
+        """We have made a mistake."""
+        log.exception("! %s %s %s", self.peer, request.method, request.target)
+        self.refuse(500, "the server has made a mistake")
+
     def refuse(self, status: int, reason: str) -> None:
         """Say why, if an answer is still possible, and end."""
         log.info("! %s %d %s", self.peer, status, reason)
@@ -285,11 +293,13 @@ class Talk(asyncio.Protocol):
 
     def finish(self) -> None:
         """The lingering close: FIN, then read and drop. Closing with unread data would be RST (RFC 9112 §9.6)."""
+        self.allow("linger", self.limits.linger_seconds)
+        self.timer.cancel()  # It may have rung already, and be why we are here.
+        self.timer = self.clock.call_later(self.limits.linger_seconds, self.ring)
+        self.unsent = self.transport.get_write_buffer_size() + 1
         if self.conn.ended or not self.transport.can_write_eof():
-            self.transport.close()
-            self.allow("linger", self.limits.linger_seconds)
+            self.transport.close()  # once all is sent
         else:
-            self.allow("linger", self.limits.linger_seconds)
             self.transport.write_eof()
             self.transport.resume_reading()
 
