@@ -154,27 +154,34 @@ def test_what_has_no_end_is_refused_when_the_limit_is_passed(side, size):
             continue
         fed = []
         got, conn = side(without_end(case, size, fed), **case.limits)
-        if got != [case.want] or sum(fed) > case.limit + size:
+        if got != [case.want] or sum(fed) > case.limit + 2 + size:
             wrong.append(f"{case.name}: {got} after {sum(fed)} bytes, not {case.want} at {case.limit}")
-        assert len(conn._buffer) <= len(case.start) + case.limit + size, case.name
+        assert len(conn._buffer) <= len(case.start) + case.limit + 2 + size, case.name
     assert not wrong, "\n".join(wrong)
 
 
-def test_every_limit_is_exact():
-    line = b"GET /" + b"a" * 86 + b" HTTP/1.1"
-    assert serve([get(line=line)], max_line=100)[0][0].target == "/" + "a" * 86
-    assert serve([get(line=line)], max_line=99)[0] == [414]
-    fields = b"Host: lab.test\r\nX: y"
-    assert len(serve([get(b"X: y")], max_fields=2)[0]) == 1
-    assert serve([get(b"X: y")], max_fields=1)[0] == [431]
-    assert isinstance(serve([get(b"X: y")], max_fields_size=len(fields))[0][0], Message)
-    assert serve([get(b"X: y")], max_fields_size=len(fields) - 1)[0] == [431]
-    for wire in (chunked(HELLO), post(b"Content-Length: 5", body=b"hello")):
-        assert serve([wire], max_body=5)[0][0].body == b"hello"
-        assert serve([wire], max_body=4)[0] == [413]
-    for wire in (answer(b"Content-Length: 5", body=b"hello"), answer(body=b"hello")):
-        assert ask([wire], fin=True, max_body=5)[0][0].body == b"hello"
-        assert ask([wire], fin=True, max_body=4)[0] == [REFUSED]
+@pytest.mark.parametrize(
+    ("wire", "limit", "exact", "status"),
+    [
+        (get(line=b"GET /" + b"a" * 86 + b" HTTP/1.1"), "max_line", 100, 414),
+        (get(b"X: y"), "max_fields", 2, 431),
+        (get(b"X: y"), "max_fields_size", len(b"Host: lab.test\r\nX: y\r\n"), 431),
+        (chunked(b"0\r\n" + b"X: y\r\n" * 3 + b"\r\n"), "max_fields", 3, 431),
+        (chunked(b"0\r\nX: " + b"y" * 95 + b"\r\n\r\n"), "max_fields_size", 100, 431),
+        (chunked(HELLO), "max_body", 5, 413),
+        (post(b"Content-Length: 5", body=b"hello"), "max_body", 5, 413),
+        (answer(b"Content-Length: 0", line=b"HTTP/1.1 200 " + b"a" * 87), "max_line", 100, REFUSED),
+        (answer(b"Content-Length: 0", b"X: y"), "max_fields", 2, REFUSED),
+        (answer(b"Content-Length: 5", body=b"hello"), "max_body", 5, REFUSED),
+        (answer(body=b"hello"), "max_body", 5, REFUSED),
+    ],
+)
+def test_every_limit_is_exact(wire, limit, exact, status):
+    side, more = (ask, {"fin": True}) if wire.startswith(b"HTTP") else (serve, {})
+    for way in ([wire], pieces(wire, 1), *([wire[:cut], wire[cut:]] for cut in cuts(wire))):
+        (message,), _ = side(way, **more, **{limit: exact})
+        assert isinstance(message, Message | Answer)
+        assert side(way, **more, **{limit: exact - 1})[0] == [status]
 
 
 def test_a_refusal_does_not_wait_for_more():
