@@ -211,7 +211,7 @@ class Talk(asyncio.Protocol):
             self.failed(request)
         else:
             self.task = None
-            if self.conn.keep_alive:
+            if self.conn.keep_alive and not self.server.draining:
                 self.proceed()
             else:
                 self.finish()
