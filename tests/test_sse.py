@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
+import socket
 import time
+import tracemalloc
+from collections import deque
+from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clients.sse import EventSource, Refused
 from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.http1 import ClientConnection, Data, EndOfMessage, Response
 from protocols.sse import MAX_EVENT, MAX_LINE, Comment, Decoder, Event, Retry, comment, encode
+from servers import sse
+from servers.eventlog import LogError
+from tests.conftest import TICK
 
 # -- The core -----------------------------------------------------------------------------------------
 
@@ -289,3 +301,798 @@ def by_the_book(stream: bytes):
                 buffer = buffer if "\0" in value else value
             elif field == "retry" and value != "" and all(c in "0123456789" for c in value):
                 yield Retry(min(int(value), 9_999_999_999))
+
+
+# -- The server ---------------------------------------------------------------------------------------
+
+
+class Stream:
+    """A client by hand: one request, and the events in its answer."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.http, self.decoder = ClientConnection(max_body=1 << 40), Decoder()
+        self.head: Response | None = None
+        self.text, self.ended = b"", False
+        self.items: deque[Event | Comment | Retry] = deque()
+
+    async def more(self) -> None:
+        """Read once; take what is in it."""
+        while (event := self.http.next_event()) is None:
+            async with asyncio.timeout(100 * TICK):
+                self.http.receive_data(await self.reader.read(65536))
+        match event:
+            case Response():
+                self.head = event
+            case Data(data):
+                self.text += data
+                self.items += self.decoder.receive_data(data)
+            case EndOfMessage():
+                self.ended = True
+
+    async def answer(self) -> tuple[int, bytes]:
+        """The status and the body of an answer that ends."""
+        while not self.ended:
+            await self.more()
+        return self.head.status, self.text
+
+    async def next(self, kind: type = Event) -> Event | Comment | Retry:
+        while True:
+            while self.items:
+                if isinstance(item := self.items.popleft(), kind):
+                    return item
+            assert not self.ended, "the stream has ended"
+            await self.more()
+
+    async def events(self, count: int) -> list[str]:
+        return [(await self.next()).data for _ in range(count)]
+
+    async def rest(self) -> list[str]:
+        """The data of all events until the end."""
+        while not self.ended:
+            await self.more()
+        return [item.data for item in self.items if isinstance(item, Event)]
+
+
+@contextlib.asynccontextmanager
+async def asked(address, target="/events", have="", method="GET", body=b"", close=True, slow=False):
+    sock = socket.socket()
+    if slow:  # Neither the kernel nor the reader shall hold what is not read.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(address)
+    reader, writer = await asyncio.open_connection(sock=sock, limit=1024 if slow else 65536)
+    stream = Stream(reader, writer)
+    fields = [("Host", "sse.lab"), *([("Last-Event-ID", have)] if have else []), *([("Connection", "close")] * close)]
+    writer.write(stream.http.send_request(method, target, fields, body or None))
+    try:
+        yield stream
+    finally:
+        writer.transport.abort()
+
+
+async def listening(broker: sse.Broker, count: int) -> None:
+    """Until so many clients listen."""
+    async with asyncio.timeout(100 * TICK):
+        while len(broker._queues) != count:  # noqa: ASYNC110 - nothing rings when a client is there
+            await asyncio.sleep(TICK / 20)
+
+
+async def test_a_stream_names_a_place_and_then_gives_the_events():
+    async with sse.serve(first=1, retry_ms=1234) as broker, asked(broker.address) as stream:
+        assert await stream.next(Retry) == Retry(1234)
+        assert stream.head.status == 200
+        assert stream.head.fields["content-type"] == "text/event-stream"
+        assert stream.head.fields["cache-control"] == "no-store"
+        assert stream.head.fields["x-accel-buffering"] == "no"
+        assert stream.decoder.last_event_id == "0"  # Who has seen nothing yet can come back all the same.
+        assert broker.publish("one") == 1
+        assert broker.publish("two\nlines", "pair") == 2
+        assert await stream.next() == Event("one", id="1")
+        assert await stream.next() == Event("two\nlines", "pair", "2")
+
+
+async def test_what_was_missed_comes_before_what_is_new():
+    async with sse.serve(first=1) as broker:
+        for data in ("a", "b", "c"):
+            broker.publish(data)
+        async with asked(broker.address, have="1") as stream:
+            await stream.next(Retry)
+            broker.publish("d")
+            assert await stream.events(3) == ["b", "c", "d"]
+
+
+async def test_every_place_that_is_remembered_can_be_come_back_to():
+    async with sse.serve(first=1, history=10) as broker:
+        for number in range(1, 13):
+            broker.publish(str(number))
+        broker.finish()
+        for have in range(2, 12):
+            async with asked(broker.address, have=str(have)) as stream:
+                assert await stream.rest() == [str(number) for number in range(have + 1, 13)]
+
+
+@pytest.mark.parametrize("have", ["1", "13", "99", "x", "-1", "1.5", "9" * 30, "٣"])
+async def test_who_comes_too_late_is_told_so_and_gets_all_there_is(have):
+    async with sse.serve(first=1, history=10) as broker:
+        for number in range(1, 13):
+            broker.publish(str(number))
+        have = have.encode().decode("latin-1")
+        async with asked(broker.address, have=have) as stream:
+            gap = await stream.next()
+            assert (gap.type, gap.id) == ("gap", "2")
+            assert await stream.events(10) == [str(number) for number in range(3, 13)]
+
+
+async def test_a_gap_is_told_once_also_when_there_is_nothing_else_to_tell():
+    async with sse.serve(first=5) as broker:
+        async with asked(broker.address, have="2") as stream:
+            gap = await stream.next()
+            assert (gap.type, gap.id) == ("gap", "4")
+        async with asked(broker.address, have=gap.id) as stream:
+            await stream.next(Retry)
+            broker.publish("five")
+            assert await stream.next() == Event("five", id="5")
+
+
+async def test_without_a_log_the_numbers_begin_at_the_clock_so_a_new_life_knows_no_old_place():
+    async with sse.serve() as broker:
+        first = broker.publish("x")
+        assert abs(first / 1000 - time.time()) < 60
+
+
+async def test_silence_is_broken_by_heartbeats():
+    async with sse.serve(heartbeat_seconds=TICK / 5) as broker, asked(broker.address) as stream:
+        for _ in range(3):
+            assert await stream.next(Comment) == Comment("")
+
+
+async def test_a_client_that_has_vanished_is_found_by_the_heartbeat():
+    """Nothing else is written to it, and so nothing else would fail."""
+    async with sse.serve(heartbeat_seconds=TICK / 2) as broker:
+        async with asked(broker.address):
+            await listening(broker, 1)
+        await listening(broker, 0)
+
+
+async def test_a_slow_client_is_sent_away_and_comes_back_without_loss():
+    """It stops to read. The fast one gets all that comes, and publishing waits for neither."""
+    data = "x" * 10_000
+    async with sse.serve(first=1, history=10_000, queue=20) as broker:
+        async with asked(broker.address, slow=True) as slow, asked(broker.address) as fast:
+            await listening(broker, 2)
+            published = 0
+            while len(broker._queues) == 2:
+                for _ in range(10):
+                    published = broker.publish(f"{published + 1} {data}")
+                assert published < 5000, "the slow one is still there"
+                assert max(len(queue.events) for queue in broker._queues) <= 20
+                assert [text.split()[0] for text in await fast.events(10)] == [
+                    str(number) for number in range(published - 9, published + 1)
+                ]
+            got = [text.split()[0] for text in await slow.rest()]  # What was on its way, and a proper end.
+            assert 0 < len(got) < published - 10
+        broker.finish()
+        async with asked(broker.address, have=got[-1]) as again:
+            got += [text.split()[0] for text in await again.rest()]
+        assert got == [str(number) for number in range(1, published + 1)]
+
+
+async def test_a_slow_client_that_takes_nothing_for_too_long_is_given_up():
+    async with sse.serve(queue=20, body_seconds=4 * TICK) as broker:
+        async with asked(broker.address, slow=True) as slow:
+            await listening(broker, 1)
+            while broker._queues:
+                broker.publish("x" * 10_000)
+                await asyncio.sleep(0)
+            await asyncio.sleep(10 * TICK)
+            with pytest.raises((ConnectionError, RemoteProtocolError)):  # The end of its answer is missing.
+                await slow.rest()
+
+
+async def test_a_thousand_slow_clients_take_no_memory_and_no_time():
+    """On the broker's own streams, each stopped after its first piece, as backpressure stops them."""
+    broker = sse.Broker(first=1, history=100, queue=10)
+    streams = [broker._stream("") for _ in range(1000)]
+    for stream in streams:
+        await anext(stream)
+    data = "x" * 1000
+    tracemalloc.start()
+    slowest = 0.0
+    for _ in range(1000):
+        start = time.perf_counter()
+        broker.publish(data)
+        slowest = max(slowest, time.perf_counter() - start)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2_000_000  # 100 events of 1 kB, and a little for each client; a queue without bound holds a GB
+    assert slowest < 10 * TICK
+    assert not broker._queues  # All were sent away
+    for stream in streams:
+        with pytest.raises(StopAsyncIteration):  # … in peace.
+            await anext(stream)
+
+
+async def test_polling_and_long_polling():
+    async with sse.serve(first=1) as broker:
+        async with asked(broker.address, "/poll") as poll:
+            assert await poll.answer() == (200, b"id: 0\n\n")
+        async with asked(broker.address, "/poll?since=0") as poll:
+            assert await poll.answer() == (204, b"")
+        async with asked(broker.address, "/long-poll?since=0") as poll:
+            await listening(broker, 1)
+            broker.publish("one")
+            assert await poll.answer() == (200, b"id: 1\ndata: one\n\n")
+        async with asked(broker.address, "/long-poll", have="0") as poll:
+            assert await poll.answer() == (200, b"id: 1\ndata: one\n\n")
+        for _ in range(200):
+            broker.publish("x")
+        async with asked(broker.address, "/poll?since=1") as poll:  # Not all at once: the rest next time.
+            status, text = await poll.answer()
+            assert (status, text.count(b"data: "), text[:7], text.rpartition(b"id: ")[2][:4]) == (
+                200,
+                100,
+                b"id: 2\nd",
+                b"101\n",
+            )
+
+
+async def test_a_long_poll_ends_with_nothing_after_a_while(monkeypatch):
+    monkeypatch.setattr(sse, "LONG_POLL_SECONDS", 2 * TICK)
+    async with sse.serve(first=1) as broker, asked(broker.address, "/long-poll?since=0") as poll:
+        assert await poll.answer() == (204, b"")
+
+
+async def test_204_says_that_there_is_no_more_but_not_before_all_is_told():
+    async with sse.serve(first=1) as broker:
+        async with asked(broker.address) as stream:
+            await listening(broker, 1)
+            broker.publish("last")
+            async with asked(broker.address, "/long-poll?since=1") as poll:
+                await listening(broker, 2)
+                broker.finish()
+                assert await stream.rest() == ["last"]
+                assert await poll.answer() == (204, b"")
+        async with asked(broker.address, have="0") as stream:
+            assert await stream.rest() == ["last"]
+            assert stream.head.status == 200
+        for have in ("1", ""):
+            async with asked(broker.address, have=have) as stream:
+                assert await stream.answer() == (204, b"")
+
+
+async def test_publishing_by_post():
+    async with sse.serve(first=1) as broker, asked(broker.address) as stream:
+        await listening(broker, 1)
+        posts = [
+            ("/", "hello, 日本\nagain".encode(), 201),
+            ("/?event=price", b"", 201),
+            ("/?event=a%0Ab", b"x", 400),
+            ("/", b"\xff", 400),
+            ("/", b"x" * 65_536, 201),
+            ("/", b"x" * 65_537, 413),
+            ("/events", b"x", 405),
+            ("/other", b"x", 404),
+        ]
+        for target, body, status in posts:
+            async with asked(broker.address, target, method="POST", body=body) as post:
+                assert (await post.answer())[0] == status, (target, body[:10])
+        assert await stream.next() == Event("hello, 日本\nagain", id="1")
+        assert await stream.next() == Event("", "price", "2")
+        assert await stream.next() == Event("x" * 65_536, id="3")
+    with pytest.raises(LocalProtocolError):
+        broker.publish("x" * 65_537)
+
+
+async def test_the_page_and_what_else_may_be_asked():
+    async with sse.serve() as broker:
+        async with asked(broker.address, "/") as page:
+            status, text = await page.answer()
+            assert status == 200
+            assert b"new EventSource" in text
+        for method, target, status in (("HEAD", "/events", 200), ("HEAD", "/", 200), ("DELETE", "/events", 405)):
+            async with asked(broker.address, target, method=method) as other:
+                await other.more()
+                assert other.head.status == status
+        assert not broker._queues  # HEAD listens to nothing.
+
+
+async def test_the_end_of_the_server_is_a_proper_end_of_the_stream():
+    async with sse.serve(first=1) as broker:
+
+        async def listen() -> list[str]:
+            async with asked(broker.address) as stream:
+                return await stream.rest()  # That needs a chunk of size 0: without it, it would not be the end.
+
+        listener = asyncio.create_task(listen())
+        await listening(broker, 1)
+        broker.publish("last")
+        start = time.monotonic()
+    assert time.monotonic() - start < 20 * TICK
+    assert await listener == ["last"]
+
+
+# -- The log ------------------------------------------------------------------------------------------
+
+
+def published(path, *data: str) -> sse.Broker:
+    """A server's life: it reads the log, publishes, and dies."""
+    broker = sse.Broker(log_file=path, history=10, first=1)
+    for text in data:
+        broker.publish(text, "t" if text == "typed" else "")
+    broker.close()
+    return broker
+
+
+def remembered(path) -> list[Event]:
+    broker = published(path)
+    return [item for item in decode(broker._history.since("0")) if isinstance(item, Event)]
+
+
+def test_what_was_published_is_there_in_the_next_life(tmp_path):
+    path = tmp_path / "log"
+    published(path, "one", "two\nlines", "", "typed", "日本 ")
+    assert remembered(path) == [
+        Event("one", id="1"), Event("two\nlines", id="2"), Event("", id="3"), Event("typed", "t", "4"),
+        Event("日本 ", id="5"),
+    ]  # fmt: skip
+    assert published(path, "six")._history.next == 7
+    published(path, *map(str, range(7, 20)))
+    assert [event.id for event in remembered(path)] == ["9", *map(str, range(10, 20))]  # 9 is the gap's.
+
+
+def test_what_a_crash_has_torn_is_no_event(tmp_path):
+    path = tmp_path / "log"
+    published(path, "one", "two")
+    whole = path.read_bytes()
+    first = whole.index(b"\n\n") + 2
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        events = [event.data for event in remembered(path)]
+        assert events == ["one", "two"][: (cut >= first) + (cut == len(whole))]
+        assert path.read_bytes() == whole[: first * (cut >= first) if cut < len(whole) else cut]
+        published(path, "next")  # And whoever goes on does not go on within the torn one.
+        assert remembered(path)[-1] == Event("next", id=str(len(events) + 1))
+
+
+@pytest.mark.parametrize(
+    "text", [b"notes\n\nof mine", b"\n", b"id: x\ndata: a\n\n", b"id: 1\ndata: a\n\nid: 3\ndata: b\n\n"]
+)
+def test_a_file_that_is_no_log_is_refused_and_left_alone(text, tmp_path):
+    path = tmp_path / "notes"
+    path.write_bytes(text)
+    with pytest.raises(LogError, match="no log of events"):
+        sse.Broker(log_file=path)
+    assert path.read_bytes() == text
+    with pytest.raises(LogError, match="cannot be written"):
+        sse.Broker(log_file=tmp_path)
+
+
+def test_two_servers_do_not_write_to_one_log(tmp_path):
+    broker = sse.Broker(log_file=tmp_path / "log")
+    with pytest.raises(LogError, match="Another server"):
+        sse.Broker(log_file=tmp_path / "log")
+    broker.close()
+    sse.Broker(log_file=tmp_path / "log").close()
+
+
+async def test_an_event_that_the_log_does_not_take_is_not_published(tmp_path):
+    path = tmp_path / "log"
+    async with sse.serve(log_file=path, first=1) as broker, asked(broker.address) as stream:
+        await listening(broker, 1)
+        broker.publish("one")
+        file = broker._log._file
+
+        class Full:
+            """A disk on which there is room for three more bytes."""
+
+            def __getattr__(self, name):
+                return getattr(file, name)
+
+            def write(self, data):
+                return file.write(data[:3])
+
+        broker._log._file = Full()
+        async with asked(broker.address, "/", method="POST", body=b"two") as post:
+            assert (await post.answer())[0] == 507
+        broker._log._file = file
+        broker.publish("three")
+        assert await stream.events(2) == ["one", "three"]
+        assert path.read_bytes() == b"id: 1\ndata: one\n\nid: 2\ndata: three\n\n"
+
+
+# -- The client, against servers by hand --------------------------------------------------------------
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"  # A body until the end of the connection.
+NO_MORE = b"HTTP/1.1 204 No Content\r\n\r\n"
+STAY = object()  # Leave the connection open, until the other side ends it.
+
+
+class Asked(NamedTuple):
+    """A request that came, and when."""
+
+    line: str
+    fields: dict[str, str]
+    body: bytes
+    time: float
+
+
+class Script:
+    """A server that answers its connections with what is written, one after the other, and the last one for ever."""
+
+    def __init__(self, connections) -> None:
+        self.connections, self.requests = connections, []
+        self.url = ""
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def handle(self, reader, writer) -> None:
+        self._writers.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            line, *lines = head.split("\r\n")[:-2]
+            fields = {name.lower(): value for name, _, value in (text.partition(": ") for text in lines)}
+            body = await reader.readexactly(int(fields.get("content-length", "0")))
+            self.requests.append(Asked(line, fields, body, time.monotonic()))
+            script = self.connections[min(len(self.requests), len(self.connections)) - 1]
+            for step in script if isinstance(script, list | tuple) else [script]:
+                if step is STAY:
+                    await reader.read()
+                elif isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, float | int):
+                    await asyncio.sleep(step)
+                else:
+                    writer.write(step)
+                    await writer.drain()
+        writer.close()
+
+    async def wait(self, requests: int) -> None:
+        async with asyncio.timeout(100 * TICK):
+            while len(self.requests) < requests:  # noqa: ASYNC110
+                await asyncio.sleep(TICK / 20)
+
+
+@contextlib.asynccontextmanager
+async def scripted(*connections):
+    script = Script(connections)
+    async with await asyncio.start_server(script.handle, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        script.url = f"http://{host}:{port}/events"
+        yield script
+        for writer in script._writers:
+            writer.transport.abort()
+
+
+def source_of(script, **options) -> EventSource:
+    return EventSource(script.url, **{"retry_ms": 1000 * TICK / 5, "jitter": 0, **options})
+
+
+async def all_events(script, **options) -> list[Event]:
+    async with asyncio.timeout(200 * TICK), source_of(script, **options) as source:
+        return [event async for event in source]
+
+
+async def test_the_client_asks_properly_and_gives_events_in_their_order():
+    async with scripted((OK + b"data: a\n\ndata: b\nid: 7\n", 0.01, b"event: t\n", 0.01, b"\n"), NO_MORE) as script:
+        assert await all_events(script) == [Event("a"), Event("b", "t", "7")]
+        first, second = script.requests
+        assert first.line == "GET /events HTTP/1.1"
+        assert first.fields["accept"] == "text/event-stream"
+        assert first.fields["cache-control"] == "no-store"
+        assert "last-event-id" not in first.fields
+        assert second.fields["last-event-id"] == "7"
+
+
+async def test_every_byte_in_a_segment_of_its_own():
+    wire = "\ufeff: c\r\nid: é\rdata: €\r\ndata: \U0001f600\n\r\n".encode()
+    script = [OK]
+    for byte in wire:
+        script += [bytes([byte]), 0.0]
+    comments = []
+    async with scripted(script, NO_MORE) as server:
+        assert await all_events(server, on_comment=comments.append) == [Event("€\n\U0001f600", id="é")]
+        assert comments == [" c"]
+        assert server.requests[1].fields["last-event-id"].encode("latin-1").decode() == "é"
+
+
+async def test_an_event_that_breaks_off_is_not_given_and_its_id_not_sent():
+    async with scripted(
+        (OK + b"id: 1\ndata: a\n\nid: 2\ndata: b\n",), (OK + b"id: 2\ndata: b\n\n",), NO_MORE
+    ) as script:
+        assert [event.data for event in await all_events(script)] == ["a", "b"]
+        assert [asked.fields.get("last-event-id") for asked in script.requests] == [None, "1", "2"]
+
+
+async def test_an_id_lasts_over_connections_until_it_is_reset():
+    async with scripted(
+        (OK + b"id: 1\ndata: a\n\n",), (OK + b"data: b\n\n",), (OK + b"id\ndata: c\n\n",), NO_MORE
+    ) as script:
+        assert [event.id for event in await all_events(script)] == ["1", "1", ""]
+        assert [asked.fields.get("last-event-id") for asked in script.requests] == [None, "1", "1", None]
+
+
+@pytest.mark.parametrize("id", ["\x01", " 7", "7 ", "a\x7f"])
+async def test_an_id_that_no_header_can_carry_is_not_sent(id):
+    async with scripted((OK + b"id: " + id.encode() + b"\ndata: a\n\n",), NO_MORE) as script:
+        assert await all_events(script) == [Event("a", id=id)]
+        assert "last-event-id" not in script.requests[1].fields
+
+
+async def test_where_to_begin_can_be_given():
+    async with scripted((OK + b"data: a\n\n",), NO_MORE) as script:
+        headers = {"last-event-id": "no", "X-Other": "yes", "accept": "text/event-stream;q=1"}
+        assert await all_events(script, last_event_id="41", headers=headers) == [Event("a", id="41")]
+        for asked in script.requests:
+            assert asked.fields["last-event-id"] == "41"
+            assert asked.fields["x-other"] == "yes"
+            assert asked.fields["accept"] == "text/event-stream;q=1"
+
+
+async def test_method_and_body_also_when_it_comes_back():
+    async with scripted((OK + b"data: a\n\n",), NO_MORE) as script:
+        await all_events(script, method="POST", body=b'{"q": 1}', headers=[("Content-Type", "application/json")])
+        assert [(asked.line.split()[0], asked.body) for asked in script.requests] == [("POST", b'{"q": 1}')] * 2
+        assert script.requests[1].fields["content-type"] == "application/json"
+    async with scripted(NO_MORE) as script:
+        await all_events(script, method="REPORT", body=b"q")
+        assert script.requests[0].line == "REPORT /events HTTP/1.1"
+        assert script.requests[0].fields["content-type"].startswith("text/plain")
+
+
+async def test_the_time_to_wait_is_the_servers():
+    async with scripted((OK + b"retry: 150\n",), (OK + b"retry: x\n\n",), NO_MORE) as script:
+        await all_events(script, retry_ms=10_000)
+        times = [asked.time for asked in script.requests]
+        assert all(0.14 < later - earlier < 0.15 + 20 * TICK for earlier, later in pairwise(times))
+
+
+async def test_jitter_waits_longer_and_never_shorter():
+    async with scripted(OK, OK, OK, OK, OK, NO_MORE) as script:
+        await all_events(script, retry_ms=40, jitter=1)
+        times = [asked.time for asked in script.requests]
+        assert all(later - earlier >= 0.039 for earlier, later in pairwise(times))
+
+
+async def test_failing_attempts_are_further_and_further_apart_and_a_good_one_forgives():
+    refuse = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
+    async with scripted(refuse, refuse, refuse, refuse, OK, NO_MORE) as script:
+        errors = []
+        await all_events(script, retry_ms=20, retry_statuses={503}, on_error=errors.append, max_wait=0.1)
+        times = [asked.time for asked in script.requests]
+        waits = [later - earlier for earlier, later in pairwise(times)]
+        assert [str(error) for error in errors] == ["status 503"] * 4 + ["the server has ended the stream"]
+        for wait, least in zip(waits, (0.1, 0.1, 0.1, 0.1, 0.02), strict=True):  # 0.1: never more often
+            assert least * 0.95 <= wait < least + 20 * TICK
+
+
+async def test_nobody_there_and_then_somebody():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host, port = free.getsockname()
+    errors = []
+    async with EventSource(f"http://{host}:{port}/events", retry_ms=20, max_wait=0.1, on_error=errors.append) as source:
+        waiting = asyncio.ensure_future(anext(source))
+        async with asyncio.timeout(100 * TICK):
+            while len(errors) < 3:  # noqa: ASYNC110
+                await asyncio.sleep(TICK / 5)
+        assert all(isinstance(error, ConnectionRefusedError) for error in errors)
+        async with sse.serve(host, port, first=1, heartbeat_seconds=10) as broker:
+            await listening(broker, 1)
+            broker.publish("at last")
+            assert (await waiting).data == "at last"
+    async with EventSource(f"http://{host}:{port}/events", retry_ms=0, attempts=2) as source:
+        with pytest.raises(ConnectionRefusedError):
+            await anext(source)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 500 No\r\ncontent-type: text/event-stream\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 2\r\n\r\nno",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno",
+        b"HTTP/1.1 201 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 205 Reset\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nlocation: ftp://a/\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 304 Same\r\n\r\n",
+        b"HTTP/1.1 401 Who\r\ncontent-length: 0\r\n\r\n",
+    ],
+)
+async def test_what_is_no_event_stream_ends_it(answer):
+    """WHATWG HTML §9.2.3: fail the connection, and do not connect again."""
+    async with scripted(answer) as script, source_of(script) as source:
+        with pytest.raises(Refused) as refused:
+            await anext(source)
+        assert refused.value.code == int(answer.split()[1])
+        with pytest.raises(StopAsyncIteration):
+            await anext(source)
+        assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [b"text/event-stream; charset=utf-8", b"TEXT/Event-Stream", b"text/event-stream;charset=x"]
+)
+async def test_what_is_an_event_stream(kind):
+    async with scripted((b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\n\r\ndata: a\n\n",), NO_MORE) as script:
+        assert await all_events(script) == [Event("a")]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 200", b"SSH-2.0\r\n\r\n", OK[:-2] + b"content-length: 10\r\ntransfer-encoding: chunked\r\n\r\n",
+     OK[:-2] + b"transfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n", OK[:-2] + b"content-length: 99\r\n\r\ndata: a\n"],
+)  # fmt: skip
+async def test_what_is_broken_is_tried_again(answer):
+    """To the standard all of these are network errors; the answer may be better the next time."""
+    errors = []
+    async with scripted(answer, (OK + b"data: a\n\n",), NO_MORE) as script:
+        assert await all_events(script, on_error=errors.append) == [Event("a")]
+        assert len(errors) == 2
+
+
+async def test_a_line_without_end_is_refused():
+    async with scripted((OK + b"data: " + b"x" * 200, STAY)) as script, source_of(script, max_line=100) as source:
+        with pytest.raises(RemoteProtocolError, match="a line of more than 100 bytes"):
+            await anext(source)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_and_where_the_next_attempt_begins(status):
+    async with scripted((OK + b"id: 1\ndata: a\n\n",), NO_MORE) as target:
+        redirect = f"HTTP/1.1 {status} Go\r\nlocation: {target.url}/there\r\ncontent-length: 0\r\n\r\n".encode()
+        async with scripted(redirect) as script:
+            headers = {"Authorization": "secret", "X-Other": "yes"}
+            assert await all_events(script, headers=headers) == [Event("a", id="1")]
+            assert len(script.requests) == (1 if status in (301, 308) else 2)
+            assert len(target.requests) == 2
+            assert target.requests[1].fields["last-event-id"] == "1"
+            assert target.requests[0].line == "GET /events/there HTTP/1.1"
+            assert target.requests[0].fields["x-other"] == "yes"
+            assert "authorization" not in target.requests[0].fields  # Another port is another origin.
+            assert script.requests[0].fields["authorization"] == "secret"
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "then"),
+    [(307, "POST", "POST"), (308, "REPORT", "REPORT"), (302, "POST", "GET"), (301, "POST", "GET"),
+     (303, "REPORT", "GET"), (301, "REPORT", "REPORT")],
+)  # fmt: skip
+async def test_redirects_and_the_method(status, method, then):
+    redirect = f"HTTP/1.1 {status} Go\r\nlocation: /there?x\r\ncontent-length: 0\r\n\r\n".encode()
+    async with scripted(redirect, NO_MORE) as script:
+        await all_events(script, method=method, body=b"body")
+        assert script.requests[1].line == f"{then} /there?x HTTP/1.1"
+        assert script.requests[1].body == (b"" if then == "GET" else b"body")
+
+
+async def test_redirects_are_bounded():
+    redirect = b"HTTP/1.1 307 Go\r\nlocation: /events\r\ncontent-length: 0\r\n\r\n"
+    async with scripted(redirect) as script, source_of(script, max_redirects=4) as source:
+        with pytest.raises(Refused, match="more than 4 redirects"):
+            await anext(source)
+        assert len(script.requests) == 5
+
+
+async def test_a_permanent_redirect_behind_a_temporary_one_is_not_for_ever():
+    go = "HTTP/1.1 {} Go\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n"
+    answers = [go.format(301, "/a"), go.format(302, "/b"), go.format(308, "/c")]
+    async with scripted(*(answer.encode() for answer in answers), OK, NO_MORE) as script:
+        await all_events(script)
+        assert [asked.line.split()[1] for asked in script.requests] == ["/events", "/a", "/b", "/c", "/a"]
+
+
+async def test_silence_ends_the_connection_and_every_byte_buys_time():
+    errors = []
+    slow = [step for byte in b":\ndata:a\n\n" for step in (TICK, bytes([byte]))]
+    async with scripted([OK, *slow, STAY], NO_MORE) as script:
+        assert await all_events(script, read_timeout=6 * TICK, on_error=errors.append) == [Event("a")]
+        assert [type(error) for error in errors] == [TimeoutError]
+        assert script.requests[1].time - script.requests[0].time > 14 * TICK
+
+
+async def test_a_server_that_says_nothing_at_all_is_given_up():
+    errors = []
+    async with scripted(STAY, NO_MORE) as script:
+        await all_events(script, connect_timeout=2 * TICK, on_error=errors.append)
+        assert [type(error) for error in errors] == [TimeoutError]
+
+
+async def test_restart_makes_a_new_connection_at_once():
+    async with scripted((OK + b"id: 1\ndata: a\n\n", STAY), (OK + b"data: b\n\n", STAY), NO_MORE) as script:
+        errors = []
+        async with source_of(script, retry_ms=60_000, on_error=errors.append) as source:
+            assert (await anext(source)).data == "a"
+            waiting = asyncio.ensure_future(anext(source))
+            await asyncio.sleep(TICK)
+            source.restart()
+            async with asyncio.timeout(40 * TICK):
+                assert (await waiting).data == "b"
+                source.restart()  # Also when nobody waits for an event just now.
+                with pytest.raises(StopAsyncIteration):
+                    await anext(source)
+            assert [asked.fields.get("last-event-id") for asked in script.requests] == [None, "1", "1"]
+            assert errors == []
+
+
+async def test_restart_cuts_the_waiting_short():
+    async with scripted(OK, NO_MORE) as script, source_of(script, retry_ms=60_000) as source:
+        waiting = asyncio.ensure_future(anext(source, None))
+        await script.wait(1)
+        await asyncio.sleep(2 * TICK)
+        source.restart()
+        async with asyncio.timeout(40 * TICK):
+            assert await waiting is None
+
+
+async def test_close_ends_the_loop_wherever_it_is():
+    for script_of_one in ((OK, STAY), (OK,), (STAY,)):
+        async with scripted(script_of_one) as script, source_of(script, retry_ms=60_000) as source:
+            waiting = asyncio.ensure_future(anext(source, None))
+            await script.wait(1)
+            await asyncio.sleep(TICK)
+            source.close()
+            async with asyncio.timeout(40 * TICK):
+                assert await waiting is None
+
+
+async def test_leaving_the_block_ends_the_connection():
+    async with scripted((OK + b"data: a\n\n", STAY)) as script:
+        async with source_of(script) as source:
+            async for event in source:
+                assert event.data == "a"
+                break
+        async with asyncio.timeout(40 * TICK):
+            while not all(writer.is_closing() for writer in script._writers):  # noqa: ASYNC110
+                await asyncio.sleep(TICK / 10)
+
+
+async def test_a_wait_that_is_cancelled_costs_the_connection_and_no_event():
+    async with scripted((OK + b"id: 1\ndata: a\n\n", STAY), (OK + b"id: 2\ndata: b\n\n", STAY)) as script:
+        async with source_of(script) as source:
+            assert (await anext(source)).data == "a"
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    await anext(source)
+            assert (await anext(source)).data == "b"
+
+
+async def test_what_a_hook_raises_ends_the_loop():
+    async with scripted((OK + b":c\ndata: a\n\n", STAY)) as script:
+
+        def on_comment(text: str) -> None:
+            raise KeyError(text)
+
+        async with source_of(script, on_comment=on_comment) as source:
+            with pytest.raises(KeyError, match="c"):
+                await anext(source)
+
+
+async def test_what_is_no_url_of_http_is_not_asked():
+    for url in ("ftp://a/", "http://", "http://a:99999/", "events"):
+        async with EventSource(url) as source:
+            with pytest.raises(LocalProtocolError):
+                await anext(source)
+
+
+async def test_a_reader_that_is_slow_slows_the_server():
+    """What nobody asks for is not read: a megabyte and a half on loopback, and not fifty."""
+    taken = 0
+
+    async def feed(reader, writer):
+        nonlocal taken
+        writer.transport.set_write_buffer_limits(0)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK + b"data: a\n\n")
+        with contextlib.suppress(ConnectionError):
+            while taken < 50_000_000:
+                writer.write(b"data: " + b"x" * 10_000 + b"\n\n")
+                await writer.drain()
+                taken += 10_000
+        writer.close()
+
+    async with await asyncio.start_server(feed, "127.0.0.1", 0) as server:
+        async with EventSource("http://{}:{}/".format(*server.sockets[0].getsockname())) as source:
+            await anext(source)
+            await asyncio.sleep(10 * TICK)
+            assert taken < 30_000_000
