@@ -152,7 +152,7 @@ class Connection:
 
     async def ask(self, request: Request, seconds: float | None, expect_seconds: float) -> Response:
         """Send a request, return the head of its answer."""
-        self._upload, self._error, self.has_heard = None, None, False
+        self._upload, self._error = None, None
         self.send(request, expect_seconds)
         response = await self.head(seconds)
         if self._upload and (response.status >= 300 or not self._go.is_set()):
@@ -161,11 +161,11 @@ class Connection:
 
     async def head(self, seconds: float | None) -> Response:
         """The next final answer's."""
-        self._all_read = False
+        self._all_read, self.has_heard = False, not self._http.is_idle
         for _ in range(INTERIM):
             event = await self._event(seconds)
             if not isinstance(event, Response):
-                raise RemoteProtocolError("the server has closed the connection without this answer")
+                raise RemoteProtocolError("the server has closed the connection without an answer")
             log.info("< HTTP/1.1 %d %s", event.status, repr(event.reason)[1:-1])
             for name, value in event.pairs:
                 log.info("< %s: %s", name, repr(value)[1:-1])
@@ -211,11 +211,13 @@ class Connection:
 
     def is_reusable(self) -> bool:
         """Is all sent, and the answer read, or its rest in memory? Else the next answer would not be the next one's."""
+        if not self._http.keep_alive:
+            return False
         with contextlib.suppress(RemoteProtocolError):
             while not self._all_read and isinstance(event := self._http.next_event(), Data | EndOfMessage):
                 self._all_read = isinstance(event, EndOfMessage)
         sent = self._all_sent and not self._writer.transport.get_write_buffer_size()
-        return sent and self._all_read and self._http.keep_alive and self._http.is_idle
+        return sent and self._all_read and self._http.is_idle
 
     def keep(self, kept: list[Connection], seconds: float) -> None:
         """Be one of those that are kept, for so long, or until the server ends it, or says what nobody has asked."""
