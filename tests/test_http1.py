@@ -160,6 +160,48 @@ def test_what_has_no_end_is_refused_when_the_limit_is_passed(side, size):
     assert not wrong, "\n".join(wrong)
 
 
+ALNUM = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+TCHAR = ALNUM + b"!#$%&'*+-.^_`|~"  # RFC 9110 §5.6.2
+PCHAR = ALNUM + b"-._~!$&'()*+,;=:@"  # RFC 3986 §3.3, apart from percent-encoding
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "good"),
+    [
+        (b"G", b"T / HTTP/1.1\r\nHost: a\r\n\r\n", TCHAR),
+        (b"GET /a", b"b HTTP/1.1\r\nHost: a\r\n\r\n", PCHAR + b"/?"),
+        (b"GET /?a", b"b HTTP/1.1\r\nHost: a\r\n\r\n", PCHAR + b"/?"),
+        (b"GET http://a/", b" HTTP/1.1\r\nHost: a\r\n\r\n", PCHAR + b"/?"),
+        (b"GET http://a", b"b/ HTTP/1.1\r\nHost: a\r\n\r\n", ALNUM + b"-._~!$&'()*+;=/?"),
+        (b"GET / HTTP/", b".1\r\nHost: a\r\n\r\n", b"1"),
+        (b"GET / HTTP/1.", b"\r\nHost: a\r\n\r\n", b"0123456789"),
+        (b"GET / HTTP/1.1\r\nHost: a", b"b\r\n\r\n", ALNUM + b"-._~!$&'()*+;="),
+        (b"GET / HTTP/1.1\r\nHost: a:8", b"\r\n\r\n", b"0123456789 \t"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX", b"Y: z\r\n\r\n", TCHAR + b":"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX", b": z\r\n\r\n", TCHAR + b":"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: y", b"z\r\n\r\n", bytes([9, *range(32, 127), *range(128, 256)])),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0", b"\r\n\r\n", b"0123456789 \t"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0;a", b"b\r\n\r\n", TCHAR + b"=;"),
+        (
+            b'GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0;a="',
+            b'b"\r\n\r\n',
+            bytes({9, *range(32, 127), *range(128, 256)} - {34}),
+        ),
+        (b"HTTP/1.1 20", b" OK\r\nContent-Length: 0\r\n\r\n", b"0123456789"),
+        (
+            b"HTTP/1.1 200 O",
+            b"K\r\nContent-Length: 0\r\n\r\n",
+            bytes([9, *range(32, 127), *range(128, 256)]),
+        ),
+    ],
+)
+def test_every_byte_where_some_are_allowed(before, after, good):
+    side = ask if before.startswith(b"HTTP") else serve
+    outcomes = {byte: side([before + bytes([byte]) + after])[0][-1:] for byte in range(256)}
+    allowed = [byte for byte, end in outcomes.items() if not (end and isinstance(end[0], int))]
+    assert allowed == sorted(good)
+
+
 @pytest.mark.parametrize(
     ("wire", "limit", "exact", "status"),
     [
@@ -182,6 +224,12 @@ def test_every_limit_is_exact(wire, limit, exact, status):
         (message,), _ = side(way, **more, **{limit: exact})
         assert isinstance(message, Message | Answer)
         assert side(way, **more, **{limit: exact - 1})[0] == [status]
+
+
+def test_a_long_first_line_is_no_field():
+    wire = get(line=b"GET /" + b"a" * 86 + b" HTTP/1.1")
+    for way in ([wire], pieces(wire, 1)):
+        assert isinstance(serve(way, max_line=100, max_fields_size=50)[0][0], Message)
 
 
 def test_a_refusal_does_not_wait_for_more():
