@@ -41,10 +41,6 @@ log = logging.getLogger("clients.sse")  # Silent, unless main() gives it a voice
 T = TypeVar("T")
 
 
-class Finished(Exception):
-    """204: the server says that there is no more."""
-
-
 class Refused(RemoteProtocolError):
     """An answer that would be the same the next time. `code` is its status."""
 
@@ -162,40 +158,53 @@ class EventSource:
 
     async def __anext__(self) -> Event:
         while not self._closed:
-            for item in self._items:  # One by one, for the last event ID is that of the last one taken.
-                match item:
-                    case Event():
-                        log.info("< %s %s %r", item.id or "-", item.type, item.data[:60])
-                        return item
-                    case Comment(text):
-                        log.info("< :%s", text[:60])
-                        self._on_comment(text)
-                    case Retry(milliseconds):
-                        log.info("= the time to wait is %d ms now", milliseconds)
-                        self.retry_ms = milliseconds
+            if (event := self._take()) is not None:
+                log.info("< %s %s %r", event.id or "-", event.type, event.data[:60])
+                return event
+            begins = self._body is None
             try:
-                await self._more()
-            except Finished:
-                log.info("= there is no more")
-                self._closed = True
+                await (self._begin() if begins else self._read())
             except (Refused, LocalProtocolError):
-                self._closed = True
+                await self.__aexit__()
                 raise
             except (OSError, RemoteProtocolError) as error:
                 await self._disconnect()
                 self._lost(error)
+            else:
+                if begins and not self._closed:
+                    log.info("= the stream begins")
+                    self._on_open()
+        await self._disconnect()
         raise StopAsyncIteration
 
-    async def _more(self) -> None:
-        """Read more of the stream; without a connection wait, and make one."""
-        if self._body is None:
-            await self._within(None, asyncio.sleep(self._wait))
-            self._failed += 1
-            self._body = await self._within(self._connect_timeout, self._connect())
-            self._failed = 0
-            self._decoder = Decoder(self.last_event_id, max_line=self._max_line, max_event=self._max_event)
-            log.info("= the stream begins")
-            self._on_open()
+    def _take(self) -> Event | None:
+        """The next event of what has been read. Items are taken one by one, for the last event ID is that of the last
+        one taken: what has not been, comes again when the connection is lost."""
+        while True:
+            try:
+                item = next(self._items, None)
+            except RemoteProtocolError as error:  # Too long, and it will be the next time.
+                raise Refused(str(error)) from None
+            match item:
+                case Comment(text):
+                    log.info("< :%s", text[:60])
+                    self._on_comment(text)
+                case Retry(milliseconds):
+                    log.info("= the time to wait is %d ms now", milliseconds)
+                    self.retry_ms = milliseconds
+                case _:
+                    return item
+
+    async def _begin(self) -> None:
+        """Make a connection, when its time has come."""
+        await self._within(None, asyncio.sleep(self._wait))
+        self._failed += 1
+        self._body = await self._within(self._connect_timeout, self._connect())
+        self._failed = 0
+        self._decoder = Decoder(self.last_event_id, max_line=self._max_line, max_event=self._max_event)
+
+    async def _read(self) -> None:
+        assert self._body is not None
         piece = await self._within(self._read_timeout, anext(self._body, None))
         if piece is None:
             raise ConnectionError("the server has ended the stream")
@@ -224,10 +233,11 @@ class EventSource:
         for _ in range(self._max_redirects + 1):
             answer = await self._ask(request)
             status, kind = answer.status, answer.fields.get("content-type", "").partition(";")[0].strip().lower()
-            if status == 200 and kind == "text/event-stream":
-                return answer.body
             if status == 204:
-                raise Finished
+                log.info("= there is no more")
+                self._closed = True
+            if self._closed or (status == 200 and kind == "text/event-stream"):
+                return answer.body
             if status in self._retry_statuses:
                 raise ConnectionError(f"status {status}")
             try:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import re
+import signal
 import socket
+import sys
 import time
 import tracemalloc
 from collections import deque
@@ -16,13 +20,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clients.http1 import Client
 from clients.sse import EventSource, Refused
+from labkit import catalog
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import ClientConnection, Data, EndOfMessage, Response
 from protocols.sse import MAX_EVENT, MAX_LINE, Comment, Decoder, Event, Retry, comment, encode
-from servers import sse
+from servers import http1, site, sse
 from servers.eventlog import LogError
-from tests.conftest import TICK
+from tests.conftest import TICK, need_package, need_tool
 
 # -- The core -----------------------------------------------------------------------------------------
 
@@ -356,10 +362,12 @@ class Stream:
 
 @contextlib.asynccontextmanager
 async def asked(address, target="/events", have="", method="GET", body=b"", close=True, slow=False):
-    sock = socket.socket()
-    if slow:  # Neither the kernel nor the reader shall hold what is not read.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect(address)
+    with contextlib.ExitStack() as on_error:
+        sock = on_error.enter_context(socket.socket())
+        if slow:  # Neither the kernel nor the reader shall hold what is not read.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(address)
+        on_error.pop_all()
     reader, writer = await asyncio.open_connection(sock=sock, limit=1024 if slow else 65536)
     stream = Stream(reader, writer)
     fields = [("Host", "sse.lab"), *([("Last-Event-ID", have)] if have else []), *([("Connection", "close")] * close)]
@@ -1096,3 +1104,492 @@ async def test_a_reader_that_is_slow_slows_the_server():
             await anext(source)
             await asyncio.sleep(10 * TICK)
             assert taken < 30_000_000
+
+
+# -- Restarts -----------------------------------------------------------------------------------------
+
+NURSERY = """
+import asyncio, os, sys
+from pathlib import Path
+from servers import sse
+
+async def live(port):
+    async with sse.serve(port=port, retry_ms=10, log_file=Path(sys.argv[1]), first=1) as broker:
+        os.write(1, f"{os.getpid()} {broker.address[1]}\\n".encode())
+        for number in range(1_000_000):
+            broker.publish(f"{os.getpid()}/{number}")
+            await asyncio.sleep(0.002)
+
+for line in sys.stdin:  # One life after the other, without the time that a new interpreter takes.
+    if (child := os.fork()) == 0:
+        asyncio.run(live(int(line)))
+    os.waitpid(child, 0)
+"""
+
+
+async def test_killed_and_restarted_twenty_times_no_event_is_lost_and_none_comes_twice(tmp_path):
+    path = tmp_path / "log"
+    nursery = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", NURSERY, str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        cwd=catalog.ROOT,
+    )  # fmt: skip
+
+    async def born(port: int) -> tuple[int, int]:
+        nursery.stdin.write(f"{port}\n".encode())
+        async with asyncio.timeout(200 * TICK):
+            pid, port = map(int, (await nursery.stdout.readline()).split())
+        return pid, port
+
+    pid, port = await born(0)
+    got, errors = [], []
+    async with EventSource(f"http://127.0.0.1:{port}/events", last_event_id="0", jitter=0, max_wait=0.05,
+                           on_error=errors.append) as source:  # fmt: skip
+        for _ in range(20):
+            async with asyncio.timeout(200 * TICK):
+                while not got or not got[-1].data.startswith(f"{pid}/"):  # until it has seen this life
+                    got.append(await anext(source))
+            os.kill(pid, signal.SIGKILL)
+            pid, port = await born(port)
+        os.kill(pid, signal.SIGKILL)
+        nursery.stdin.close()
+        await nursery.wait()
+    numbers = [int(event.id) for event in got]
+    assert numbers == list(range(1, len(got) + 1))
+    assert len({event.data for event in got}) == len(got)
+    with path.open("rb") as file:
+        logged = [item for item in Decoder().receive_data(file.read()) if isinstance(item, Event)]
+    assert [(event.id, event.data) for event in logged[: len(got)]] == [(event.id, event.data) for event in got]
+    assert len(errors) >= 19
+    assert len({event.data.split("/")[0] for event in got}) == 20
+
+
+@contextlib.asynccontextmanager
+async def program(*arguments):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *arguments, cwd=catalog.ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def said(process) -> str:
+    async with asyncio.timeout(200 * TICK):
+        return (await process.stdout.read()).decode()
+
+
+async def test_the_programs_talk_and_end_well(tmp_path):
+    async with program("servers.sse", "--port", "0", "--tick", "0.02", "--log", str(tmp_path / "log")) as server:
+        async with asyncio.timeout(200 * TICK):
+            line = (await server.stdout.readline()).decode()
+        port = line.split("port ")[1].split(";")[0]
+        async with (
+            program("clients.sse", f"http://127.0.0.1:{port}/events", "--events", "2") as client,
+            program("clients.sse", f"http://127.0.0.1:{port}/nothing") as wrong,
+            program("clients.sse", "nonsense") as nonsense,
+            program("servers.sse", "--port", port) as second,
+            program("servers.sse", "--port", "0", "--log", str(tmp_path / "log")) as same_log,
+            program("clients.sse", "http://127.0.0.1:1/events") as nobody,
+        ):
+            out = await said(client)
+            assert out.startswith(f"> GET http://127.0.0.1:{port}/events\n= the stream begins\n")
+            assert len(re.findall(r"^< \d+ message '\d\d:\d\d:\d\d'$", out, re.M)) == 2
+            assert await client.wait() == 0
+            assert "! no event stream: status 404" in await said(wrong)
+            assert await wrong.wait() == 1
+            assert "\nNot sent: 'nonsense' is not" in await said(nonsense)
+            assert await nonsense.wait() == 2
+            assert "Is another `make sse-server` running?" in await said(second)
+            assert await second.wait() == 2
+            assert "Another server writes to" in await said(same_log)
+            assert await same_log.wait() == 2
+            assert "Connection refused. Is `make sse-server` running?" in await said(nobody)
+            assert await nobody.wait() == 2
+        server.send_signal(signal.SIGTERM)
+        assert (await said(server)).endswith("= finishing what is in flight\n= stopped\n")
+        assert await server.wait() == 0
+
+
+# -- Foreign peers --------------------------------------------------------------------------------------
+
+
+async def test_curl_shows_events_as_they_come():
+    need_tool("curl")
+    async with sse.serve(first=1) as broker:
+        url = "http://{}:{}/events".format(*broker.address)
+        curl = await asyncio.create_subprocess_exec("curl", "-sN", url, stdout=asyncio.subprocess.PIPE)
+        await listening(broker, 1)
+        broker.publish("now")
+        async with asyncio.timeout(100 * TICK):
+            assert await curl.stdout.readuntil(b"data: now\n\n") == b"retry: 2000\n\nid: 0\n\nid: 1\ndata: now\n\n"
+            broker.finish()
+            assert await curl.wait() == 0  # A proper end: else curl says 18, a part is missing.
+
+
+NODE = """
+import { EventSource } from "eventsource";
+const source = new EventSource(process.argv[1]);
+for (const type of ["message", "odd"])
+  source.addEventListener(type, event => console.log(JSON.stringify([event.type, event.lastEventId, event.data])));
+source.onerror = event => { if (event.code === 204) { console.log("204"); process.exit(0) } };
+"""
+
+
+async def test_nodes_eventsource_comes_back_and_stops(tmp_path):
+    peers = need_package("eventsource")
+    log = tmp_path / "log"
+    async with sse.serve(first=1, retry_ms=20, log_file=log) as broker:
+        host, port = broker.address
+        node = await asyncio.create_subprocess_exec(
+            "node", "--input-type=module", "-e", NODE, f"http://{host}:{port}/events", cwd=peers,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        await listening(broker, 1)
+        broker.publish("one")
+        broker.publish("two €\n\u2028", "odd")
+        lines = [json.loads(await node.stdout.readline()) for _ in range(2)]
+    async with sse.serve(host, port, retry_ms=20, log_file=log) as broker:
+        broker.publish("three")
+        lines.append(json.loads(await node.stdout.readline()))
+        broker.finish()
+        async with asyncio.timeout(100 * TICK):
+            assert await node.stdout.readline() == b"204\n"
+            await node.wait()
+    assert lines == [["message", "1", "one"], ["odd", "2", "two €\n\u2028"], ["message", "3", "three"]]
+
+
+NGINX = """
+daemon off; pid {tmp}/pid; error_log {tmp}/error.log; worker_processes 1; {user}
+events {{ worker_connections 100; }}
+http {{
+  access_log off;
+  client_body_temp_path {tmp}/a; proxy_temp_path {tmp}/b; fastcgi_temp_path {tmp}/c; uwsgi_temp_path {tmp}/d;
+  scgi_temp_path {tmp}/e;
+  server {{
+    listen 127.0.0.1:{port};
+    location /asked/ {{ proxy_pass http://127.0.0.1:{backend}/; }}
+    location /deaf/ {{ proxy_pass http://127.0.0.1:{backend}/; proxy_ignore_headers X-Accel-Buffering; }}
+    location /chunks/ {{ proxy_pass http://127.0.0.1:{backend}/; proxy_ignore_headers X-Accel-Buffering;
+                         proxy_http_version 1.1; }}
+  }}
+}}
+"""
+
+
+async def until_it_listens(address) -> None:
+    async with asyncio.timeout(100 * TICK):
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                _, writer = await asyncio.open_connection(*address)
+                writer.close()
+                return
+            await asyncio.sleep(TICK / 10)
+
+
+async def test_nginx_buffers_unless_it_is_asked_not_to(tmp_path):
+    need_tool("nginx")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with sse.serve(first=1, heartbeat_seconds=60) as broker:
+        user = "user root;" if os.getuid() == 0 else ""
+        (tmp_path / "conf").write_text(NGINX.format(tmp=tmp_path, port=port, backend=broker.address[1], user=user))
+        nginx = await asyncio.create_subprocess_exec("nginx", "-p", tmp_path, "-c", tmp_path / "conf", "-e", "stderr",
+                                                     stderr=asyncio.subprocess.DEVNULL)  # fmt: skip
+        try:
+            at = ("127.0.0.1", port)
+            await until_it_listens(at)
+            async with (
+                asked(at, "/asked/events", close=False) as stream,
+                asked(at, "/deaf/events", close=False) as deaf,
+                asked(at, "/chunks/events", close=False) as chunks,
+            ):
+                await listening(broker, 3)
+                broker.publish("at once")
+                assert (await stream.next()).data == "at once"
+                assert (await chunks.next()).data == "at once"  # It passes on whole chunks, but must speak HTTP/1.1.
+                waiting = asyncio.ensure_future(deaf.next())
+                await asyncio.sleep(4 * TICK)
+                assert not waiting.done(), "nginx has not buffered"
+                broker.publish("x" * 65_000)  # More than its buffers.
+                assert (await waiting).data == "at once"
+        finally:
+            nginx.terminate()
+            await nginx.wait()
+
+
+PAGE = """
+<!doctype html><script>
+const tell = (...words) => fetch("%s", { method: "POST", mode: "no-cors", body: JSON.stringify(words) });
+const source = new EventSource("/events");
+source.onmessage = event => tell("event", event.lastEventId, event.data);
+source.onerror = () => tell("error", source.readyState);
+source.addEventListener("six", async event => {
+  const more = Array.from({ length: 5 }, () => new EventSource("/events"));
+  await new Promise(done => setTimeout(done, 200));
+  const seventh = fetch("/", { method: "HEAD" }).then(() => tell("seventh"));
+  await Promise.race([seventh, new Promise(done => setTimeout(done, 300))]);
+  tell("closing one");
+  more[0].close();
+  await seventh;
+  more.forEach(one => one.close());
+  tell("done");
+});
+</script>
+"""
+
+
+async def test_chromium_comes_back_resumes_stops_and_opens_no_seventh_connection(tmp_path):
+    need_tool("chromium")
+    told: asyncio.Queue[list] = asyncio.Queue()
+
+    async def note(request: site.Request) -> site.Response:
+        told.put_nowait(json.loads(b"".join([piece async for piece in request.body])))
+        return site.Response(204, [], b"")
+
+    async def next_told(kind: str) -> list:
+        async with asyncio.timeout(400 * TICK):
+            while (words := await told.get())[0] != kind:
+                pass
+        return words[1:]
+
+    async with http1.serve(respond=note) as notes:
+        page = (PAGE % "http://{}:{}/".format(*notes.address)).encode()
+        log = tmp_path / "log"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sse, "PAGE", page)
+            async with sse.serve(first=1, retry_ms=20, log_file=log) as broker:
+                host, port = broker.address
+                browser = await asyncio.create_subprocess_exec(
+                    "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                    "--remote-debugging-port=0", f"--user-data-dir={tmp_path}/profile", f"http://{host}:{port}/",
+                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+                try:
+                    async with asyncio.timeout(400 * TICK):
+                        while not broker._queues:  # noqa: ASYNC110
+                            await asyncio.sleep(TICK)
+                    broker.publish("one\u2028€")
+                    assert await next_told("event") == ["1", "one\u2028€"]
+                    broker.disconnect()
+                    broker.publish("while it was away")
+                    assert await next_told("error") == [0]  # CONNECTING
+                    assert await next_told("event") == ["2", "while it was away"]
+                    broker.publish("", "six")
+                    order = [words async for words in until_done(told)]
+                    assert [words for words in order if words[0] in ("seventh", "closing one")] == [
+                        ["closing one"], ["seventh"]
+                    ]  # fmt: skip
+                except BaseException:
+                    os.killpg(browser.pid, signal.SIGKILL)
+                    await browser.wait()
+                    raise
+            try:
+                async with sse.serve(host, port, retry_ms=20, log_file=log) as broker:  # Another life.
+                    broker.publish("after a restart")
+                    assert await next_told("event") == ["4", "after a restart"]
+                    broker.finish()
+                    while await next_told("error") != [2]:  # CLOSED, by 204
+                        pass
+            finally:
+                os.killpg(browser.pid, signal.SIGKILL)
+                await browser.wait()
+
+
+async def until_done(told):
+    async with asyncio.timeout(400 * TICK):
+        while (words := await told.get()) != ["done"]:
+            yield words
+
+
+# -- The contract: what a suite for SSE clients asks of any of them, in any language -----------------------
+
+
+class Service:
+    """Makes clients as it is told to by HTTP, and reports what they see; `python -m tests.test_sse 8000` runs it.
+
+    POST / {streamUrl, callbackUrl, initialDelayMs, readTimeoutMs, lastEventId, headers, method, body} makes one, POST
+    to its Location {"command": "restart"} tells it something, DELETE ends it. It reports to callbackUrl/1, /2, …
+    """
+
+    CAPABILITIES = ("comments", "headers", "last-event-id", "post", "report", "read-timeout", "restart", "bom",
+                    "cr-only", "retry", "event-type-listeners")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.sources: dict[str, EventSource] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def respond(self, request: site.Request) -> site.Response:
+        text = b"".join([piece async for piece in request.body])
+        path = request.target
+        if path == "/" and request.method == "GET":
+            return site.as_json({"name": "clients.sse", "capabilities": self.CAPABILITIES})
+        if path == "/" and request.method == "POST":
+            path = f"/streams/{len(self.tasks) + 1}"
+            self.tasks[path] = asyncio.create_task(self.run(path, json.loads(text)))
+            return site.plain(201, path, ("location", f"http://{request.fields['host']}{path}"))
+        if path not in self.sources:
+            return site.plain(404, "no such stream")
+        if request.method == "DELETE":
+            self.sources.pop(path).close()
+        elif json.loads(text)["command"] == "restart":
+            self.sources[path].restart()
+        return site.plain(200, "done")
+
+    async def run(self, path: str, config: dict) -> None:
+        messages: asyncio.Queue[dict | None] = asyncio.Queue()
+        body, headers = config.get("body"), config.get("headers") or {}
+        async with (
+            Client() as client,
+            EventSource(
+                config["streamUrl"],
+                method=config.get("method") or "GET",
+                headers=headers,
+                body=None if body is None else body.encode(),
+                last_event_id=config.get("lastEventId") or "",
+                retry_ms=config.get("initialDelayMs") or 1000,
+                read_timeout=(config.get("readTimeoutMs") or 300_000) / 1000,
+                on_comment=lambda text: messages.put_nowait({"kind": "comment", "comment": text}),
+                on_error=lambda error: messages.put_nowait({"kind": "error", "comment": str(error) or repr(error)}),
+            ) as source,
+        ):
+            self.sources[path] = source
+
+            async def report() -> None:
+                number = 0
+                while (message := await messages.get()) is not None:
+                    number += 1
+                    url = f"{config['callbackUrl']}/{number}"
+                    fields = [("Content-Type", "application/json")]
+                    await client.request("POST", url, fields=fields, body=json.dumps(message).encode())
+
+            reporting = asyncio.create_task(report())
+            try:
+                async for event in source:
+                    fields = {"type": event.type, "data": event.data, "id": event.id}
+                    messages.put_nowait({"kind": "event", "event": fields})
+                if path in self.sources:  # Nobody has closed it but the server, by 204: to an EventSource an error.
+                    messages.put_nowait({"kind": "error", "comment": "204: there is no more"})
+            except RemoteProtocolError as error:
+                messages.put_nowait({"kind": "error", "comment": str(error)})
+            finally:
+                messages.put_nowait(None)
+                await reporting
+
+
+class Contract:
+    """The other side: makes streams at the service, and hears what they report."""
+
+    def __init__(self, service: str, callbacks: str) -> None:
+        self.service, self.callbacks, self.heard = service, callbacks, asyncio.Queue[tuple[str, dict]]()
+
+    async def respond(self, request: site.Request) -> site.Response:
+        self.heard.put_nowait((request.target, json.loads(b"".join([piece async for piece in request.body]))))
+        return site.Response(204, [], b"")
+
+    async def next(self) -> dict:
+        async with asyncio.timeout(100 * TICK):
+            return (await self.heard.get())[1]
+
+
+@contextlib.asynccontextmanager
+async def contract():
+    service, harness = Service(), Contract("", "")
+    async with (
+        Client() as client,
+        http1.serve(respond=harness.respond) as callbacks,
+        http1.serve(respond=service.respond) as at,
+    ):
+        harness.callbacks = "http://{}:{}/callback".format(*callbacks.address)
+        harness.service = "http://{}:{}/".format(*at.address)
+
+        async def command(method: str, url: str, message: dict | None = None):
+            body = json.dumps(message).encode() if message is not None else None
+            answer = await client.request(method, url, body=body)
+            assert answer.status < 300, answer
+            return answer
+
+        harness.command = command
+        yield harness
+        for path in list(service.sources):
+            service.sources.pop(path).close()
+        await asyncio.gather(*service.tasks.values())
+
+
+def an_event(data: str, type: str = "message", id: str = "") -> dict:
+    return {"kind": "event", "event": {"type": type, "data": data, "id": id}}
+
+
+CHUNKED = OK[:-2] + b"transfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def test_the_contract_as_a_suite_for_clients_asks_for_it():
+    """Each scenario: what the stream's connections answer, what the client is told to be, what it shall report."""
+    bye, ended = (chunk(b"data: bye\n\n"), STAY), "the server has ended the stream"
+    begins = [CHUNKED, chunk(b"id: 7\ndata: a\n\n")]
+    scenarios = [
+        ("BOM", [[CHUNKED, chunk("\ufeffdata: é\n\n".encode()), *bye]], {}, [an_event("é"), an_event("bye")]),
+        ("CR only", [[CHUNKED, chunk(b"data: a\rdata: b\r\r"), STAY]], {}, [an_event("a\nb")]),
+        ("CR LF cut in two",
+         [[CHUNKED, chunk(b"data: a\r"), 0.01, chunk(b"\ndata: b\r\n\r"), 0.01, chunk(b"\n"), *bye]], {},
+         [an_event("a\nb"), an_event("bye")]),
+        ("a character cut in two", [[CHUNKED, chunk(b"data: \xe2"), 0.01, chunk(b"\x82\xac\n\n"), STAY]], {},
+         [an_event("€")]),
+        ("comments", [[CHUNKED, chunk(b":one\n: two\ndata: a\n\n"), STAY]], {},
+         [{"kind": "comment", "comment": "one"}, {"kind": "comment", "comment": " two"}, an_event("a")]),
+        ("a type", [[CHUNKED, chunk(b"event: put\nid: 7\ndata: {}\n\n"), STAY]], {}, [an_event("{}", "put", "7")]),
+        ("back with its id", [[*begins, b"0\r\n\r\n"], [CHUNKED, *bye]], {},
+         [an_event("a", id="7"), {"kind": "error", "comment": ended}, an_event("bye", id="7")]),
+        ("a large event", [[CHUNKED, chunk(b"data: " + b"x" * 2_000_000 + b"\n\n"), STAY]], {},
+         [an_event("x" * 2_000_000)]),
+        ("no more", [NO_MORE], {}, [{"kind": "error", "comment": "204: there is no more"}]),
+        ("no stream", [b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"], {},
+         [{"kind": "error", "comment": "no event stream: status 500, content-type missing"}]),
+        ("silence", [[*begins, STAY], [CHUNKED, *bye]], {"readTimeoutMs": 3000 * TICK},
+         [an_event("a", id="7"), {"kind": "error", "comment": "TimeoutError()"}, an_event("bye", id="7")]),
+    ]  # fmt: skip
+    async with contract() as harness:
+        assert "read-timeout" in json.loads((await harness.command("GET", harness.service)).body)["capabilities"]
+        for name, connections, config, messages in scenarios:
+            async with scripted(*connections) as script:
+                asked = {"streamUrl": script.url, "callbackUrl": harness.callbacks, "initialDelayMs": 10, **config}
+                stream = (await harness.command("POST", harness.service, asked)).fields["location"]
+                assert [await harness.next() for _ in messages] == messages, name
+                await harness.command("DELETE", stream)
+
+
+async def test_the_contract_for_requests_and_commands():
+    async with contract() as harness, scripted([CHUNKED, chunk(b"id: 2\ndata: a\n\n"), STAY], NO_MORE) as script:
+        config = {
+            "streamUrl": script.url, "callbackUrl": harness.callbacks, "initialDelayMs": 10, "lastEventId": "1",
+            "headers": {"x-custom": "yes", "content-type": "application/json"}, "method": "REPORT", "body": "{}",
+        }  # fmt: skip
+        stream = (await harness.command("POST", harness.service, config)).fields["location"]
+        assert await harness.next() == an_event("a", id="2")
+        await harness.command("POST", stream, {"command": "listen", "listen": {"type": "x"}})
+        await harness.command("POST", stream, {"command": "restart"})
+        assert (await harness.next())["kind"] == "error"
+        for asked, have in zip(script.requests, ("1", "2"), strict=True):
+            assert (asked.line, asked.body) == ("REPORT /events HTTP/1.1", b"{}")
+            assert [asked.fields[name] for name in ("x-custom", "content-type", "last-event-id")] == [
+                "yes", "application/json", have
+            ]  # fmt: skip
+
+
+async def main() -> None:
+    async with http1.serve(port=int(sys.argv[1]), respond=Service().respond) as service:
+        print("listening on {} port {}".format(*service.address), flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
