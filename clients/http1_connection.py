@@ -170,7 +170,7 @@ class Connection:
             for name, value in event.pairs:
                 log.info("< %s: %s", name, repr(value)[1:-1])
             if event.status == 101:
-                raise RemoteProtocolError("the server switches to another protocol, and nobody has asked it to")
+                raise RemoteProtocolError("101: what comes now is another protocol, which is not spoken here")
             if event.status >= 200:
                 return event
             if event.status == 100:

@@ -40,20 +40,40 @@ async def server_that(behave, **options: object):
     """A server by hand; its URL. *behave* is called for each connection, whose end it is when it returns."""
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    tasks: set[asyncio.Task] = set()
+    ending, last = False, asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if ending:
+            writer.transport.abort()
+            last.set()
+            return
+        tasks.add(asyncio.current_task())
+        writer.transport.set_write_buffer_limits(0)  # drain() waits until all is sent.
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
                 await behave(reader, writer)
                 await writer.drain()
-                writer.write_eof()
-        except (OSError, NotImplementedError):  # TLS has no half-close.
-            pass
+                if writer.can_write_eof():
+                    writer.write_eof()
         finally:
-            writer.close()
+            writer.transport.abort()
 
     async with await asyncio.start_server(handle, sock=listening, **options):
-        yield "{}://127.0.0.1:{}".format("https" if options else "http", listening.getsockname()[1])
+        try:
+            yield "{}://127.0.0.1:{}".format("https" if options else "http", listening.getsockname()[1])
+        finally:
+            # asyncio loses a connection that it accepts in the moment of its end. Behind one more there is none.
+            ending = True
+            async with asyncio.timeout(PATIENCE):
+                _, writer = await asyncio.open_connection(*listening.getsockname(), **TRUSTING if options else {})
+                await last.wait()
+                writer.transport.abort()
+                if tasks:
+                    await asyncio.wait(tasks)
+
+
+TRUSTING = {"ssl": ssl._create_unverified_context()}
 
 
 async def silent(reader, writer):
@@ -153,7 +173,7 @@ async def test_proper_answers(method, wire, status, body, at_once):
         (b"\x15\x03\x01\x00\x02\x02\x46", ""),  # a TLS alert
         (b"HTTP/1.1 200 OK\r\n" + b"x" * 100_000, ""),
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 10_000, ""),
-        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "another protocol"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", ""),
         (b"HTTP/1.1 102 Processing\r\n\r\n" * 1000, "20 interim answers"),
         (b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://a:b@127.0.0.1/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
@@ -934,11 +954,20 @@ def drips(pause: float, wire: bytes):
 
 async def test_a_drip_is_too_slow_for_a_request_and_not_for_a_stream():
     wire = b"HTTP/1.1 200 OK\r\n\r\n" + b"." * 11
-    async with server_that(drips(TICK / 2, wire)) as url, client(timeout=8 * TICK) as us:
+    async with server_that(drips(TICK / 2, wire)) as url, client(timeout=4 * TICK) as us:
         with pytest.raises(TimeoutError):
             await us.request("GET", url)
+    async with server_that(drips(TICK, wire)) as url, client(timeout=20 * TICK) as us:
         async with us.stream("GET", url) as answer:
             assert await drop(answer.body) == 11
+
+
+async def test_an_upgrade_is_not_for_us():
+    wire = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    async with server_that(that_answers(wire)) as url, client() as us:
+        with pytest.raises(RemoteProtocolError, match="101"):
+            await us.request("GET", url, fields=[("Upgrade", "x"), ("Connection", "upgrade")])
+        assert us._kept == []
 
 
 @pytest.mark.parametrize("wire", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", OK[:-1]])
