@@ -58,6 +58,7 @@ class Talk(asyncio.Protocol):
     full = False  # The client is slow to read: what we have sent fills the transport's buffer.
     wants_continue = False  # The client wants to hear 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
     phase = "idle"  # What the deadline is for: idle, head, body, write, work (none), linger.
+    turn_comes = False  # There is more to answer, after the others.
     unsent = 0  # bytes, when the connection began to end
 
     def __init__(self, server: Server) -> None:
@@ -85,9 +86,9 @@ class Talk(asyncio.Protocol):
         self.conn.receive_data(data)
         if self.waiter:
             self.wake()
-        elif not (self.task or self.full):
+        else:
             self.proceed()
-        elif self.conn.unread > READ_AHEAD:
+        if self.conn.unread > READ_AHEAD and self.phase != "linger":
             self.transport.pause_reading()  # TCP tells the client to wait (RFC 9293 §3.8.6).
 
     def eof_received(self) -> bool:
@@ -166,7 +167,13 @@ class Talk(asyncio.Protocol):
             except RemoteProtocolError as error:
                 self.refuse(error.code, str(error))
                 return
-        self.clock.call_soon(self.proceed)
+        if not self.turn_comes:
+            self.turn_comes = True
+            self.clock.call_soon(self.take_turn)
+
+    def take_turn(self) -> None:
+        self.turn_comes = False
+        self.proceed()
 
     def answered(self, request: Request) -> bool:
         """Answer the request now, if that needs no waiting, and say whether the next one may follow."""
