@@ -58,6 +58,7 @@ class ServerConnection(Connection):
     """Receives requests, sends responses."""
 
     _request: Request | None = None  # that arrives, or waits for the end of its response
+    _empty_lines = 0  # before this request
     is_whole = True
     """Has the request been read to its end?"""
     may_answer = True
@@ -67,6 +68,9 @@ class ServerConnection(Connection):
         data = self._buffer
         while data.startswith(b"\r\n", self._at):  # Some clients send an empty line after a body (§2.2).
             self._at += 2
+            self._empty_lines += 1
+            if self._empty_lines > self._max_fields:
+                raise RemoteProtocolError("nothing but empty lines (§2.2)", 400)
         if self._at == len(data):
             return ConnectionClosed() if self.ended else None
         self.may_answer = True
@@ -79,12 +83,12 @@ class ServerConnection(Connection):
         if host is not None:
             fields["host"] = host
         self._request = request = Request(method, target, fields, pairs, version)
-        self.is_whole = False
+        self.is_whole, self._empty_lines = False, 0
         self.keep_alive = persists(fields, version)
         if version == (1, 0) and "transfer-encoding" in fields:
             raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)", 400)
         self._expect_body(fields, self._read_end)
-        if "expect" in fields and version > (1, 0) and not request.expects_continue:
+        if "expect" in fields and version > (1, 0) and set(tokens(fields["expect"])) - {"100-continue"}:
             raise RemoteProtocolError("an expectation that is not known here (RFC 9110 §10.1.1)", 417)
         return request
 
@@ -123,8 +127,10 @@ class ServerConnection(Connection):
             raise LocalProtocolError("there is no request to answer")
         if self._request:
             method, version = self._request.method, self._request.version
-        else:
+        elif status >= 200:
             method, version, self.keep_alive = "", (1, 1), False
+        else:
+            raise LocalProtocolError(f"there is no request that status {status} could be for")
         lines, fields = encode_fields(pairs)
         length = fields.get("content-length")
         switches = status == 101 or (method == "CONNECT" and 200 <= status < 300)
@@ -173,7 +179,7 @@ class ClientConnection(Connection):
         self, *, max_line: int = 8192, max_fields: int = 100, max_fields_size: int = 32768, max_body: int = 1 << 30
     ) -> None:
         super().__init__(max_line=max_line, max_fields=max_fields, max_fields_size=max_fields_size, max_body=max_body)
-        self._methods: deque[str] = deque()  # of the requests whose responses are to come
+        self._methods: deque[tuple[str, bool]] = deque()  # of requests to be answered; does it ask to upgrade?
         self._last = False  # The server has said that the response at hand is its last.
 
     def send_request(self, method: str, target: str, pairs: Pairs, body: bytes | None = None) -> bytes:
@@ -200,7 +206,7 @@ class ClientConnection(Connection):
             self._framing = CHUNKED
         elif length is not None:
             self._framing, self._unsent = BY_LENGTH, content_length(length)
-        self._methods.append(method)
+        self._methods.append((method, "upgrade" in fields))
         self.keep_alive = persists(fields, (1, 1))
         head = f"{method} {target} HTTP/1.1\r\n".encode() + lines + b"\r\n"
         return head if body is None else head + self.send_data(body) + self.end()
@@ -223,10 +229,14 @@ class ClientConnection(Connection):
             return None
         (status, reason, version), block = status_line(head[0]), head[1]
         if "\r\n " in block or "\r\n\t" in block:  # A user agent has to bear folded lines in responses (§5.2).
-            block = re.sub(r"[ \t]*\r\n[ \t]+", " ", block)
+            if block.count("\n") > self._max_fields:
+                raise RemoteProtocolError(f"more than {self._max_fields} lines of fields")
+            block = re.sub(r"(?<![ \t])[ \t]*+\r\n[ \t]++", " ", block)
         fields, pairs = field_lines(block, self._max_fields)
         response = Response(status, reason, fields, pairs, version)
-        method = self._methods[0]
+        method, upgrades = self._methods[0]
+        if status == 101 and not upgrades:
+            raise RemoteProtocolError("a switch to another protocol that nobody asked for with Upgrade (RFC 9110 §7.8)")
         if status == 101 or (method == "CONNECT" and 200 <= status < 300):
             self._read, self.keep_alive = self._read_switched, False
         elif status >= 200:

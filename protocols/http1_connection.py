@@ -31,7 +31,7 @@ class Request(NamedTuple):
     @property
     def expects_continue(self) -> bool:
         """The client waits for 100 (Continue) before it sends the body (RFC 9110 §10.1.1)."""
-        return self.version > (1, 0) and self.fields.get("expect", "").lower() == "100-continue"
+        return self.version > (1, 0) and "100-continue" in tokens(self.fields.get("expect", ""))
 
     @property
     def has_body(self) -> bool:
@@ -143,14 +143,16 @@ class Connection:
     # Receiving a head, or trailers: lines that end with an empty one.
 
     def _unfinished(self, start: int) -> None:
-        """The lines from *start* on have no end yet. Refuse at once what no later byte can mend."""
-        data = self._buffer
-        if broken := BROKEN.search(data, max(start, self._checked - 1)):
-            raise RemoteProtocolError(BREAKS[broken[0]], 400)
-        self._check_size(len(data) - start)
-        if data.count(b"\n", start) > self._max_fields:
+        """The field lines from *start* on have no end yet: refuse at once what no later byte can mend."""
+        self._refuse_broken(start)
+        self._check_size(len(self._buffer) - start - 1)  # The last may be the CR of the empty line.
+        if self._buffer.count(b"\n", start) > self._max_fields:
             raise RemoteProtocolError(f"more than {self._max_fields} field lines", 431)
-        self._checked = len(data)
+
+    def _refuse_broken(self, start: int) -> None:
+        if broken := BROKEN.search(self._buffer, max(start, self._checked - 1)):
+            raise RemoteProtocolError(BREAKS[broken[0]], 400)
+        self._checked = len(self._buffer)
 
     def _check_size(self, size: int) -> None:
         if size > self._max_fields_size:
@@ -166,7 +168,9 @@ class Connection:
                 raise self._line_too_long(data[at : at + self._max_line])
             if line_end >= 0:
                 self._check_line(data[at:line_end].decode("latin-1"))
-            self._unfinished(line_end + 2 if line_end >= 0 else at)
+                self._unfinished(line_end + 2)
+            else:
+                self._refuse_broken(at)
             return None
         line, _, block = data[at : end + 2].decode("latin-1").partition("\r\n")
         if len(line) > self._max_line:

@@ -27,7 +27,7 @@ ORIGIN = r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]++|%[0-9A-Fa-f]{2})*+"  # path and
 COMMON_LINE = re.compile(rf"({TOKEN}) ({ORIGIN}) HTTP/1\.([0-9])")
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]++) HTTP/([0-9])\.([0-9])")
 STATUS_LINE = re.compile(rf"HTTP/([0-9])\.([0-9]) ([1-9][0-9][0-9]) ({VALUE})")
-CHUNK_LINE = re.compile(rf"(0*[0-9A-Fa-f]{{1,16}})({EXTENSIONS})\r\n".encode("latin-1"))
+CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]++)({EXTENSIONS})\r\n".encode("latin-1"))
 ORIGIN_FORM = re.compile(ORIGIN)
 ABSOLUTE_FORM = re.compile(r"(?i:https?)://([^/?#]*+)(.*)")
 # uri-host [ ":" port ] (RFC 9110 §7.2), less the comma: to whoever reads a list it would be two hosts.
@@ -75,7 +75,8 @@ def _check_target(method: str, target: str) -> None:
     """The forms of §3.2 that are not a plain path."""
     absolute = ABSOLUTE_FORM.fullmatch(target)
     if method == "CONNECT":
-        wrong = "" if is_host(target) and target[-1].isdigit() and ":" in target else "CONNECT needs host:port (§3.2.3)"
+        good = re.fullmatch(".+:0*[1-9][0-9]*", target) and is_host(target)  # Port 0 is none (RFC 9110 §9.3.6).
+        wrong = "" if good else "CONNECT needs host:port (§3.2.3)"
     elif "#" in target:
         wrong = "a fragment, which is for the client alone (§3.2)"
     elif absolute:
@@ -138,7 +139,7 @@ def field_lines(block: str, most: int) -> tuple[dict[str, str], list[tuple[str, 
     pairs = FIELD.findall(block)
     fields = {name.lower(): value for name, value in pairs}
     if "" in fields:
-        stripped = re.sub(r"[ \t]+\r\n", "\r\n", block)  # Whitespace after a value is no part of it (§5.1).
+        stripped = re.sub(r"(?<![ \t])[ \t]++\r\n", "\r\n", block)  # Whitespace after a value is no part of it (§5.1).
         if stripped == block or block[0] in " \t":
             raise RemoteProtocolError(why_not(block), 400)
         return field_lines(stripped, most)
