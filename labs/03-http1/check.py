@@ -278,7 +278,7 @@ def by_hand(chunks: bytes) -> str:
         return ""
     names = {13: r"\r", 10: r"\n", 37: "%%", 92: r"\\", 39: r"\047"}
     text = "".join(names.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in HEAD + chunks)
-    return f"(printf '{text}'; sleep 1) | nc 127.0.0.1 7003"
+    return f"(printf '{text}'; sleep 1) | nc -w2 127.0.0.1 7003"
 
 
 # -- The decoder alone: no network yet -----------------------------------------------------------------

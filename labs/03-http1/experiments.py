@@ -568,20 +568,22 @@ async def desync(net: Network) -> None:
     attack = b"POST / HTTP/1.1\r\nHost: lab\r\nContent-Length: 35\r\nTransfer-Encoding: chunked\r\n\r\n"
     attack += b"0\r\n\r\nGET /poison HTTP/1.1\r\nIgnore: "
     backend = (net.server.address, net.port)
-    for name, behind in (("naive", naive.backend(*backend)), ("lab's", server.serve(*backend))):
+    for name, behind, her_own, status, hurt in (
+        ("naive", naive.backend(*backend), b"you asked for GET /\n", 200, 1),
+        ("lab's", server.serve(*backend), b"Hello, network!\n", 400, 0),
+    ):
         async with (
             running(net.server, behind),
             running(net["proxy"], naive.proxy(net["proxy"].address, proxy_port, backend)),
         ):
             attacker = net.client.connect(net["proxy"], proxy_port)
             attacker.sendall(attack)
-            status = attacker.recv(65536).split()[1]
+            answered = int(attacker.recv(65536).split()[1])
             victim = Talk(net["victim"], net["proxy"], proxy_port)
             _, answer = victim.ask("/", [("Cookie", "session=secret")])
-            wrong = name == "naive"
             net.note(f"before the {name} server: the victim asked for / and read {answer.decode()!r}")
-            net.exactly(f"status the attacker gets from the {name} server", int(status), 200 if wrong else 400)
-            net.exactly(f"victims with the answer to /poison, {name} server", int(b"/poison" in answer), int(wrong))
+            net.exactly(f"status the attacker gets from the {name} server", answered, status)
+            net.exactly(f"victims with another's answer, {name} server", int(answer != her_own), hurt)
             close(attacker, victim.socket)
     if net.on_wire:
         to_backend = [p for p in net.packets() if (p.source, p.target) == ("proxy", "server")]
