@@ -307,8 +307,11 @@ class Talk(asyncio.Protocol):
         if self.conn.ended or not self.transport.can_write_eof():
             self.transport.close()  # once all is sent
         else:
-            self.transport.write_eof()
-            self.transport.resume_reading()
+            try:
+                self.transport.write_eof()
+                self.transport.resume_reading()
+            except OSError:  # It has vanished (RST), and we hear of it here first.
+                self.transport.abort()
 
 
 class Server:
