@@ -135,6 +135,42 @@ def test_a_refusal_is_final_and_says_why(group):
         assert len(reasons.pop().split()) >= 3, case.name
 
 
+@pytest.mark.parametrize(
+    ("wire", "words"),
+    [
+        (b"GET /\r\n", "method, one space, target"),
+        (get(line=b"GET / HTTP/2.0"), "HTTP/2.0"),
+        (get(line=b"GET /#a HTTP/1.1"), "fragment"),
+        (get(line=b"GET /a\\b HTTP/1.1"), "percent-encoded"),
+        (get(line=b"GET a HTTP/1.1"), "begins with /"),
+        (get(line=b"GET * HTTP/1.1"), "OPTIONS"),
+        (get(line=b"CONNECT / HTTP/1.1"), "host:port"),
+        (get(line=b"M" * 33 + b" / HTTP/1.1"), "method"),
+        (b"GET / HTTP/1.1\r\n\r\n", "no Host"),
+        (get(b"Host: b"), "sent twice"),
+        (get(b" X: y"), "begins with whitespace"),
+        (b"GET / HTTP/1.1\r\n Host: a\r\n\r\n", "begins with whitespace"),
+        (get(b"X : y"), "between a field's name and its colon"),
+        (get(b"X"), "without a colon"),
+        (get(b"X(: y"), "name"),
+        (get(b"X: \x07"), "control character in the value of X"),
+        (get(b"X: \0"), "NUL|control"),
+        (get(b"X: a\nb"), "LF alone"),
+        (get(b"X: a\rb"), "CR without its LF"),
+        (post(b"Content-Length: 5, 5"), "sent twice"),
+        (post(b"Content-Length: 5", b"Transfer-Encoding: chunked"), "smuggling"),
+        (post(b"Transfer-Encoding: gzip"), "where is the end"),
+        (chunked(b"5\r\nhellooo"), "no CRLF"),
+        (chunked(b"0\r\nHost: b\r\n\r\n"), "host in the trailers"),
+        (get(b"Expect: tea"), "expectation"),
+    ],
+)
+def test_the_reason_tells_what_is_wrong(wire, words):
+    _, conn = serve([wire])
+    with pytest.raises(RemoteProtocolError, match=words):
+        conn.next_event()
+
+
 def without_end(case: Endless, size: int, fed: list[int]):
     """The start, then reads of *size* bytes for ever; the length of each goes to *fed*."""
     yield case.start
