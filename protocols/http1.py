@@ -60,7 +60,7 @@ class ServerConnection(Connection):
     _request: Request | None = None  # that arrives, or waits for the end of its response
     _empty_lines = 0  # before this request
     is_whole = True
-    """Has the request been read to its end?"""
+    """Has the request arrived to its end? One without a body has, with its head."""
     may_answer = True
     """Has what arrived last (a request, or the beginning of one) had no response yet?"""
 
@@ -83,11 +83,15 @@ class ServerConnection(Connection):
         if host is not None:
             fields["host"] = host
         self._request = request = Request(method, target, fields, pairs, version)
-        self.is_whole, self._empty_lines = False, 0
+        self._empty_lines = 0
         self.keep_alive = persists(fields, version)
-        if version == (1, 0) and "transfer-encoding" in fields:
-            raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)", 400)
-        self._expect_body(fields, self._read_end)
+        if "transfer-encoding" in fields or "content-length" in fields:
+            self.is_whole = False
+            if version == (1, 0) and "transfer-encoding" in fields:
+                raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)", 400)
+            self._expect_body(fields, self._read_end)
+        else:
+            self._read = self._read_end
         if "expect" in fields and version > (1, 0) and set(tokens(fields["expect"])) - {"100-continue"}:
             raise RemoteProtocolError("an expectation that is not known here (RFC 9110 §10.1.1)", 417)
         return request
@@ -157,9 +161,15 @@ class ServerConnection(Connection):
             framing, keep_alive = UNTIL_CLOSE, False
         if (not keep_alive or version == (1, 0)) and "connection" not in fields:
             added += b"connection: keep-alive\r\n" if keep_alive else b"connection: close\r\n"
-        self.keep_alive, self.may_answer, self._framing = keep_alive, False, framing
+        if body is not None and framing is BY_LENGTH and self._unsent != len(body):
+            raise LocalProtocolError("Content-Length is not the length of the body")
+        self.keep_alive, self.may_answer = keep_alive, False
         head = STATUS_LINES[status] + lines + added + b"\r\n"
-        return head if body is None else head + self.send_data(body) + self.end()
+        if body is None:
+            self._framing = framing
+            return head
+        self._sent()
+        return head + body if framing is BY_LENGTH else head
 
     def _interim(self, status: int, lines: bytes, switches: bool, version: tuple[int, int]) -> bytes:
         """A head that is not the last, or the last one that is HTTP."""

@@ -34,11 +34,6 @@ class Request(NamedTuple):
         return self.version > (1, 0) and "100-continue" in tokens(self.fields.get("expect", ""))
 
     @property
-    def has_body(self) -> bool:
-        """Data may follow (§6)."""
-        return "content-length" in self.fields or "transfer-encoding" in self.fields
-
-    @property
     def path(self) -> str:
         """The target without scheme and host: "/path?query" of any form but CONNECT's and "*" (§3.2)."""
         if self.target[0] == "/" or not (absolute := ABSOLUTE_FORM.fullmatch(self.target)):
@@ -104,9 +99,13 @@ class Connection:
 
     def receive_data(self, data: bytes) -> None:
         """Take what the socket gave; b"" says that the peer has sent FIN."""
-        self.ended = self.ended or not data
-        self._checked = max(self._checked - self._at, 0)
-        self._buffer, self._at = self._buffer[self._at :] + data, 0
+        if not data:
+            self.ended = True
+        if self._at == len(self._buffer):
+            self._buffer, self._at, self._checked = data, 0, 0
+        else:
+            self._checked = max(self._checked - self._at, 0)
+            self._buffer, self._at = self._buffer[self._at :] + data, 0
 
     def next_event(self) -> Event | None:
         """Return the next event, or None when more bytes are needed (never after FIN).
@@ -345,7 +344,7 @@ def _encode_fields(pairs: tuple[tuple[str, str], ...]) -> tuple[bytes, Mapping[s
         fields, _ = field_lines(text, len(pairs))
     except RemoteProtocolError as error:
         raise LocalProtocolError(f"these field lines cannot be sent: {error}") from None
-    return text.encode("latin-1"), MappingProxyType(fields)
+    return text.encode("latin-1"), fields
 
 
 def content_length(value: str) -> int:

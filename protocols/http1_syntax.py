@@ -1,7 +1,7 @@
 r"""The grammar of HTTP/1.1 as pure functions: text in, values out, or RemoteProtocolError with the status to answer.
 
-Fast and strict at once: one compiled expression takes a whole block of field lines apart. A character that belongs to
-no good line comes out as a field without a name, and then a slow pass (`why_not`) finds out what to tell the peer.
+Fast and strict at once: one compiled expression takes a whole block of field lines apart. From the first bad line on, the rest
+comes out as a field without a name, and then a slow pass (`why_not`) finds out what to tell the peer.
 Nothing is repaired and nothing guessed: what two parsers may read in two ways is how requests are smuggled
 (RFC 9112 §11.2). Text is one character per byte (latin-1). Sections without the name of an RFC are of RFC 9112.
 """
@@ -22,9 +22,9 @@ VALUE = r"[\t -~\x80-\xff]*+"  # tab, space, visible, obs-text; never CR, LF, NU
 QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 EXTENSIONS = rf"(?:[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{TOKEN}|{QUOTED}))?)*"  # §7.1.1
 
-FIELD = re.compile(rf"({TOKEN}):[ \t]*+({VALUE})(?<![ \t])\r\n|(?s:.)")  # or any one character
+FIELD = re.compile(rf"({TOKEN}):[ \t]*+({VALUE})(?<![ \t])\r\n|(?s:.+)")  # or all the rest
 ORIGIN = r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]++|%[0-9A-Fa-f]{2})*+"  # path and query (RFC 3986 §3.3, §3.4)
-COMMON_LINE = re.compile(rf"({TOKEN}) ({ORIGIN}) HTTP/1\.([0-9])")
+COMMON_LINE = re.compile(rf"({TOKEN}) ({ORIGIN}) HTTP/1\.1")
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]++) HTTP/([0-9])\.([0-9])")
 STATUS_LINE = re.compile(rf"HTTP/([0-9])\.([0-9]) ([1-9][0-9][0-9]) ({VALUE})")
 CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]++)({EXTENSIONS})\r\n".encode("latin-1"))
@@ -45,9 +45,10 @@ LONGEST_METHOD = 32  # bytes; the longest that is registered has 17 (UPDATEREDIR
 
 def request_line(line: str) -> tuple[str, str, tuple[int, int]]:
     """Return method, target and version (§3). HTTP/1.2 is read as 1.1 (RFC 9110 §2.5)."""
-    match = COMMON_LINE.fullmatch(line)
-    if match and match[1] != "CONNECT" and len(match[1]) <= LONGEST_METHOD:
-        return match[1], match[2], (1, int(match[3]))
+    if match := COMMON_LINE.fullmatch(line):
+        method, target = match.groups()
+        if method != "CONNECT" and len(method) <= LONGEST_METHOD:
+            return method, target, (1, 1)
     match = REQUEST_LINE.fullmatch(line)
     if not match:
         raise RemoteProtocolError("the first line is not: method, one space, target, one space, HTTP/1.1 (§3)", 400)

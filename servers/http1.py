@@ -55,6 +55,7 @@ class Talk(asyncio.Protocol):
     transport: asyncio.Transport
     task: asyncio.Task[None] | None = None  # answers a request that takes time
     waiter: asyncio.Future[None] | None = None  # set when the task waits for the client, to send or to read
+    paused = False  # The client has sent more than anybody wanted yet.
     full = False  # The client is slow to read: what we have sent fills the transport's buffer.
     wants_continue = False  # The client wants to hear 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
     phase = "idle"  # What the deadline is for: idle, head, body, write, work (none), linger.
@@ -89,7 +90,13 @@ class Talk(asyncio.Protocol):
         else:
             self.proceed()
         if self.conn.unread > READ_AHEAD and self.phase != "linger":
+            self.paused = True
             self.transport.pause_reading()  # TCP tells the client to wait (RFC 9293 §3.8.6).
+
+    def listen(self) -> None:
+        if self.paused:
+            self.paused = False
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         if self.phase == "linger":
@@ -144,22 +151,21 @@ class Talk(asyncio.Protocol):
 
     def proceed(self) -> None:
         """Answer what has arrived whole; leave what takes time to a task."""
-        if self.task or self.full or self.phase == "linger" or self.transport.is_closing():
+        if self.task or self.full or self.phase == "linger":
             return
         for _ in range(AT_ONCE):
             try:
                 event = self.conn.next_event()
                 if isinstance(event, Request):
-                    if not event.has_body:
-                        self.conn.next_event()  # its end
                     if not self.answered(event):
                         return
                 elif event is None:
-                    self.transport.resume_reading()
                     if self.conn.unread == 0:
                         self.allow("idle", self.limits.idle_seconds)
                     elif self.phase != "head":  # The first bytes of a request: from now on, time runs.
                         self.allow("head", self.limits.head_seconds)
+                    if self.paused:
+                        self.listen()
                     return
                 else:
                     self.finish()
@@ -173,7 +179,8 @@ class Talk(asyncio.Protocol):
 
     def take_turn(self) -> None:
         self.turn_comes = False
-        self.proceed()
+        if not self.transport.is_closing():
+            self.proceed()
 
     def answered(self, request: Request) -> bool:
         """Answer the request now, if that needs no waiting, and say whether the next one may follow."""
@@ -204,7 +211,7 @@ class Talk(asyncio.Protocol):
     # Answering in a task.
 
     async def answer(self, request: Request, coming: site.Response | Awaitable[site.Response]) -> None:
-        self.wants_continue = request.expects_continue and request.has_body
+        self.wants_continue = request.expects_continue and not self.conn.is_whole
         try:
             response = coming if isinstance(coming, site.Response) else await coming
             if isinstance(response.body, bytes):
@@ -250,7 +257,7 @@ class Talk(asyncio.Protocol):
             if self.wants_continue:
                 self.wants_continue = False
                 await self.write(self.conn.send_continue())
-            self.transport.resume_reading()
+            self.listen()
             await self.wait("body")
         return event
 
