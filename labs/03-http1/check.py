@@ -377,7 +377,7 @@ async def as_it_comes(c: Check) -> None:
 
 @step(
     "Two decoders at a time",
-    rfc="a server has one for each connection",
+    rfc="Python's tutorial, §9.3.5: what is written in the class body is shared by all instances",
     symptom="Bytes of one connection came out of another: the worst thing that can happen to a server.",
     where="What is written in the class body, and not in __init__, exists once, for all decoders. The same is true of "
     "a mutable default of an argument.",
