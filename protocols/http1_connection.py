@@ -172,9 +172,9 @@ class Connection:
                 self._refuse_broken(at)
             return None
         line, _, block = data[at : end + 2].decode("latin-1").partition("\r\n")
-        if len(line) > self._max_line:
-            raise self._line_too_long(data[at : at + self._max_line])
-        if len(block) > self._max_fields_size:
+        if end - at > self._max_line or end - at > self._max_fields_size:  # Only then one of them can be too long.
+            if len(line) > self._max_line:
+                raise self._line_too_long(data[at : at + self._max_line])
             self._check_line(line)
             self._check_size(len(block))
         self._at = self._checked = end + 4

@@ -1,7 +1,7 @@
 r"""The grammar of HTTP/1.1 as pure functions: text in, values out, or RemoteProtocolError with the status to answer.
 
-Fast and strict at once: one compiled expression takes a whole block of field lines apart. From the first bad line on, the rest
-comes out as a field without a name, and then a slow pass (`why_not`) finds out what to tell the peer.
+Fast and strict at once: one compiled expression takes a whole block of field lines apart. From the first bad line on,
+the rest comes out as a field without a name, and then a slow pass (`why_not`) finds out what to tell the peer.
 Nothing is repaired and nothing guessed: what two parsers may read in two ways is how requests are smuggled
 (RFC 9112 §11.2). Text is one character per byte (latin-1). Sections without the name of an RFC are of RFC 9112.
 """
@@ -111,9 +111,10 @@ def is_host(value: str) -> bool:
 def host_of(fields: Mapping[str, str], target: str, version: tuple[int, int]) -> str | None:
     """Return the one host that a request is for (§3.2). A whole URI as target has the say (§3.2.2)."""
     host = fields.get("host")
-    if host is None and version > (1, 0):
-        raise RemoteProtocolError("no Host (§3.2)", 400)
-    if host is not None and not is_host(host):
+    if host is None:
+        if version > (1, 0):
+            raise RemoteProtocolError("no Host (§3.2)", 400)
+    elif not is_host(host):
         more = ": it is a list, or was sent twice" if "," in host else ""
         raise RemoteProtocolError(f"Host is not host or host:port{more} (§3.2)", 400)
     if target[0] != "/" and (absolute := ABSOLUTE_FORM.fullmatch(target)):
@@ -182,7 +183,8 @@ def tokens(value: str) -> list[str]:
 
 def persists(fields: Mapping[str, str], version: tuple[int, int]) -> bool:
     """Is the sender of this head ready for another message on the connection (§9.3)?"""
-    if "connection" not in fields:
-        return version > (1, 0)
-    options = tokens(fields["connection"])
+    connection = fields.get("connection")
+    if connection is None or connection == "keep-alive":  # by far the most
+        return version > (1, 0) or connection is not None
+    options = tokens(connection)
     return "close" not in options and (version > (1, 0) or "keep-alive" in options)
