@@ -27,7 +27,7 @@ help:
 	@echo "  make progress         the same"
 	@echo "  make doctor           what this machine can do, and how to get the rest"
 	@echo "  make certs            the lab's certificates"
-	@echo "  make test lint bench  for those who change the lab"
+	@echo "  make test lint bench fuzz   for those who change the lab"
 	@echo "  make clean            remove captures and set-up; your exercises and progress stay"
 
 # --- Set-up: once, and again only when the pinned packages change. --------------------------------
@@ -102,8 +102,14 @@ certs: $(VENV)/.lab
 
 # --- For those who change the lab. ----------------------------------------------------------------
 
+# Most tests wait most of the time, so three run at once; then those that measure times, alone.
 test: $(VENV)/.dev
+ifdef ARGS
 	@$(VENV)/bin/python -m pytest $(ARGS)
+else
+	@$(VENV)/bin/python -m pytest -n 3 -m "not alone"
+	@$(VENV)/bin/python -m pytest -m alone
+endif
 
 # Foreign peers that come by npm; without them the tests that need one are skipped by name.
 peers: tests/peers/node_modules/.package-lock.json
@@ -119,6 +125,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(VENV)/bin/python -m tests.benchmarks
+
+fuzz: $(VENV)/.dev
+	@$(VENV)/bin/python -m tests.fuzz_http1 $(ARGS)
 
 clean:
 	rm -rf captures tests/peers/node_modules $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

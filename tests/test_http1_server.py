@@ -18,6 +18,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import h11
 import pytest
 
 from protocols.http1 import ClientConnection, Data, EndOfMessage, Response
@@ -596,7 +597,6 @@ async def test_wrk():
 
 
 async def test_h11_as_client():
-    h11 = pytest.importorskip("h11") if "CI" not in os.environ else __import__("h11")
     async with http1.serve() as server, peer_of(server) as peer:
         conn = h11.Connection(h11.CLIENT)
         for _ in range(2):
