@@ -110,6 +110,16 @@ class Broker:
         self._stopped = False
         self._log = EventLog(log_file, self._history) if log_file else None
 
+    @property
+    def clients(self) -> int:
+        """How many listen."""
+        return len(self._queues)
+
+    @property
+    def longest_queue(self) -> int:
+        """How many events wait for the slowest of them."""
+        return max((len(queue.events) for queue in list(self._queues)), default=0)
+
     def publish(self, data: str, event: str = "") -> int:
         """Number the event, remember it, put it into every queue; return the number. It waits for nobody.
 

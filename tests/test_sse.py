@@ -381,7 +381,7 @@ async def asked(address, target="/events", have="", method="GET", body=b"", clos
 async def listening(broker: sse.Broker, count: int) -> None:
     """Until so many clients listen."""
     async with asyncio.timeout(100 * TICK):
-        while len(broker._queues) != count:  # noqa: ASYNC110 - nothing rings when a client is there
+        while broker.clients != count:  # noqa: ASYNC110 - nothing rings when a client is there
             await asyncio.sleep(TICK / 20)
 
 
@@ -469,11 +469,11 @@ async def test_a_slow_client_is_sent_away_and_comes_back_without_loss():
         async with asked(broker.address, slow=True) as slow, asked(broker.address) as fast:
             await listening(broker, 2)
             published = 0
-            while len(broker._queues) == 2:
+            while broker.clients == 2:
                 for _ in range(10):
                     published = broker.publish(f"{published + 1} {data}")
                 assert published < 5000, "the slow one is still there"
-                assert max(len(queue.events) for queue in broker._queues) <= 20
+                assert broker.longest_queue <= 20
                 assert [text.split()[0] for text in await fast.events(10)] == [
                     str(number) for number in range(published - 9, published + 1)
                 ]
@@ -489,7 +489,7 @@ async def test_a_slow_client_that_takes_nothing_for_too_long_is_given_up():
     async with sse.serve(queue=20, body_seconds=4 * TICK) as broker:
         async with asked(broker.address, slow=True) as slow:
             await listening(broker, 1)
-            while broker._queues:
+            while broker.clients:
                 broker.publish("x" * 10_000)
                 await asyncio.sleep(0)
             await asyncio.sleep(10 * TICK)
@@ -514,7 +514,7 @@ async def test_a_thousand_slow_clients_take_no_memory_and_no_time():
     tracemalloc.stop()
     assert held < 2_000_000  # 100 events of 1 kB, and a little for each client; a queue without bound holds a GB
     assert slowest < 10 * TICK
-    assert not broker._queues  # All were sent away
+    assert broker.clients == 0  # All were sent away
     for stream in streams:
         with pytest.raises(StopAsyncIteration):  # … in peace.
             await anext(stream)
@@ -601,7 +601,7 @@ async def test_the_page_and_what_else_may_be_asked():
             async with asked(broker.address, target, method=method) as other:
                 await other.more()
                 assert other.head.status == status
-        assert not broker._queues  # HEAD listens to nothing.
+        assert broker.clients == 0  # HEAD listens to nothing.
 
 
 async def test_the_end_of_the_server_is_a_proper_end_of_the_stream():
@@ -887,6 +887,8 @@ async def test_nobody_there_and_then_somebody():
             await listening(broker, 1)
             broker.publish("at last")
             assert (await waiting).data == "at last"
+            source.close()
+            assert await anext(source, None) is None
     async with EventSource(f"http://{host}:{port}/events", retry_ms=0, attempts=2) as source:
         with pytest.raises(ConnectionRefusedError):
             await anext(source)
@@ -1372,7 +1374,7 @@ async def test_chromium_comes_back_resumes_stops_and_opens_no_seventh_connection
                 )  # fmt: skip
                 try:
                     async with asyncio.timeout(400 * TICK):
-                        while not broker._queues:  # noqa: ASYNC110
+                        while not broker.clients:  # noqa: ASYNC110
                             await asyncio.sleep(TICK)
                     broker.publish("one\u2028€")
                     assert await next_told("event") == ["1", "one\u2028€"]
