@@ -31,7 +31,7 @@ from servers import command, site
 PORT = 7003
 READ_AHEAD = 65536  # bytes that may arrive before somebody wants them
 UNWANTED = 1 << 20  # bytes of a body that nobody wanted, read for the sake of the request behind it
-AT_ONCE = 16  # pipelined requests answered before it is the turn of other connections
+AT_ONCE = 16  # pipelined requests, or pieces of a body, before it is the turn of other connections
 
 log = logging.getLogger("servers.http1")  # Silent, unless main() gives it a voice.
 
@@ -247,10 +247,14 @@ class Talk(asyncio.Protocol):
 
     async def body(self) -> AsyncIterator[bytes]:
         """The body of the request, as it arrives."""
+        pieces = 0
         while not self.conn.is_whole:
             event = await self.event()
             if isinstance(event, Data):
                 yield event.data
+            pieces += 1
+            if pieces % AT_ONCE == 0:
+                await asyncio.sleep(0)  # A read can hold thousands of chunks.
 
     async def event(self) -> Event:
         while (event := self.conn.next_event()) is None:

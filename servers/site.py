@@ -3,7 +3,7 @@ r"""One site for all versions of HTTP: what is answered does not depend on how t
 servers/http1.py, and the servers for HTTP/2 and HTTP/3, call respond() and put its answer on their wire. So the same
 request can be compared over every version.
 
-    /                      hello; POST / echoes the body while it still arrives
+    /                      hello; POST / echoes the body, a large one while it still arrives
     /bytes/N               N bytes, of which number i is i % 251; ranges
     /text                  this file, plain or gzip; conditional requests, ranges
     /tiles?n=100           a picture of n images, /tile/0 … , each a request of its own
@@ -163,6 +163,8 @@ PICTURE = Path(__file__).with_name("lighthouse.svg").read_text(encoding="utf-8")
 STATUSES = ("200", "202", "204", "304", "400", "403", "404", "409", "410", "418", "429", "500", "502", "503", "504")
 UNCACHED = ("cache-control", "no-store")
 
+SMALL = 65536  # bytes of a body that are held in memory
+
 Query = dict[str, str]
 
 
@@ -170,12 +172,29 @@ def hello(request: Request, _: str, query: Query) -> Response:
     return HELLO
 
 
-def echo(request: Request, _: str, query: Query) -> Response:
-    """A client that sends all before it reads any will wait for ever with a large body: both ways are full then."""
+async def echo(request: Request, _: str, query: Query) -> Response:
+    """A small body is read to its end before it is answered: if it proves to be broken, that can be answered instead.
+
+    A large one goes back while it arrives. A client that sends all of it before it reads any will wait for ever.
+    """
     fields = [("content-type", request.fields.get("content-type", "application/octet-stream"))]
+    start, size = [], 0
+    async for piece in request.body:
+        start.append(piece)
+        size += len(piece)
+        if size > SMALL:
+            break
+    else:
+        return Response(200, fields, b"".join(start))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"".join(start)
+        async for piece in request.body:
+            yield piece
+
     if "content-length" in request.fields:
         fields.append(("content-length", request.fields["content-length"]))
-    return Response(200, fields, request.body)
+    return Response(200, fields, body())
 
 
 def some_bytes(request: Request, digits: str, query: Query) -> Response:
