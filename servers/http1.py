@@ -85,7 +85,7 @@ class Talk(asyncio.Protocol):
         if self.phase == "linger":
             return
         self.conn.receive_data(data)
-        if self.waiter:
+        if self.phase == "body":
             self.wake()
         else:
             self.proceed()
@@ -102,7 +102,7 @@ class Talk(asyncio.Protocol):
         if self.phase == "linger":
             return False  # The transport closes.
         self.conn.receive_data(b"")
-        if self.waiter:
+        if self.phase == "body":
             self.wake()
         else:
             self.proceed()
@@ -113,7 +113,7 @@ class Talk(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.full = False
-        if self.waiter and self.phase == "write":
+        if self.phase == "write":
             self.wake()
         else:
             self.proceed()

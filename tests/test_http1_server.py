@@ -323,6 +323,19 @@ async def test_who_does_not_read_is_not_waited_for():
         writer.transport.abort()
 
 
+async def test_who_sends_but_does_not_read_is_not_waited_for_either():
+    """What arrives does not move the deadline for what has to leave."""
+    async with http1.serve(body_seconds=4 * TICK) as server, peer_of(server) as peer:
+        peer.writer.transport.pause_reading()
+        peer.writer.write(HELLO.replace(b"/ ", b"/bytes/100000000 "))
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.writer.write(b"G")
+                await peer.writer.drain()
+                await asyncio.sleep(TICK)
+        assert not server.talks
+
+
 async def test_memory_stays_bounded_while_much_flows():
     """200 MB out to a slow reader and 200 MB in to a slow handler: what waits, waits at the sender."""
     got = 0
