@@ -13,18 +13,15 @@ Left out on purpose: TLS, many requests in work at a time (HTTP/2 does that), au
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import errno
 import logging
-import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 
 from protocols.errors import RemoteProtocolError
 from protocols.frames import MAXIMUM, Decoder, encode
+from servers import command
 
 PORT = 7001
 READ = 65536  # bytes taken from the socket at a time
@@ -155,40 +152,9 @@ async def serve(
         await server.drain()
 
 
-async def run(host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve(host, port) as server:
-        log.info("= listening on %s port %d; Ctrl-C stops", *server.address)
-        await stop.wait()
-        log.info("= finishing what is in flight")
-    log.info("= stopped")
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="servers.tcp", description="Answers framed messages in upper case.")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=PORT)
-    options = parser.parse_args()
-    if not 0 <= options.port < 65536:
-        parser.error(f"{options.port} is no port: they go from 0 (any that is free) to 65535")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
-    try:
-        asyncio.run(run(options.host, options.port))
-    except OSError as error:
-        why = (
-            os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        )  # gaierror has its own numbers
-        hint = " Is another `make tcp-server` running?" if error.errno == errno.EADDRINUSE else ""
-        print(f"Cannot listen on {options.host} port {options.port}: {why}.{hint}", file=sys.stderr)
-        return 2
-    except UnicodeError:  # from the encoding of names, IDNA
-        print(f"Cannot listen on {options.host!r}: that is no name of a host.", file=sys.stderr)
-        return 2
-    return 0
+    options = command.parser("tcp", PORT, "Answers framed messages in upper case.").parse_args()
+    return command.main("tcp", lambda: serve(options.host, options.port), options)
 
 
 if __name__ == "__main__":
