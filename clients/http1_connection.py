@@ -161,7 +161,7 @@ class Connection:
 
     async def head(self, seconds: float | None) -> Response:
         """The next final answer's."""
-        self._all_read, self.has_heard = False, not self._http.is_idle
+        self._all_read = self.has_heard = False
         for _ in range(INTERIM):
             event = await self._event(seconds)
             if not isinstance(event, Response):
@@ -234,13 +234,20 @@ class Connection:
         self._watch = asyncio.create_task(watch())
 
     async def take(self, kept: list[Connection]) -> bool:
-        """Be kept no more. Is it still good?"""
+        """Be kept no more. Is it still good, up to this moment?"""
         kept.remove(self)
         assert self._watch is not None
         self._watch.cancel()
         await asyncio.wait([self._watch])
-        self.is_reused = True
-        return self._watch.cancelled() and not self._reader.at_eof()
+        try:
+            async with asyncio.timeout(0):
+                await self._reader.read(1)
+        except TimeoutError:  # Nothing came.
+            self.is_reused = True
+            return True
+        except OSError:
+            pass
+        return False
 
 
 async def unzip(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:

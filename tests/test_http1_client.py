@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from clients.http1 import Answer, Client, Request, main, pipeline, redirected
+from clients.http1_connection import split
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import Response
 from servers.http1 import serve
@@ -192,6 +193,22 @@ def status_of(wire: bytes) -> int:
     return int(wire[9:12]) if wire[9:12].isdigit() else 0
 
 
+@pytest.mark.parametrize(
+    ("url", "authority", "target"),
+    [
+        ("http://a.lab", "a.lab", "/"),
+        ("http://a.lab:80/x", "a.lab", "/x"),
+        ("http://A.lab:443?q", "a.lab:443", "/?q"),
+        ("https://a.lab:443/?", "a.lab", "/"),
+        ("https://a.lab:80//x", "a.lab:80", "//x"),
+        ("http://[::1]:8080/;p#f", "[::1]:8080", "/;p"),
+    ],
+)
+def test_urls(url, authority, target):
+    origin, rest = split(url)
+    assert (origin.authority, rest) == (authority, target)
+
+
 async def test_what_is_sent():
     heads = []
 
@@ -256,6 +273,25 @@ async def test_a_closed_client_asks_nothing():
         await us.__aexit__()
         with pytest.raises(LocalProtocolError, match="closed"):
             await us.request("GET", url)
+
+
+async def test_a_request_that_outlives_the_client_keeps_nothing():
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def behave(reader, writer):
+        await head_of(reader)
+        asked.set()
+        await go.wait()
+        writer.write(OK)
+        await silent(reader, writer)
+
+    async with server_that(behave) as url, client() as us:
+        task = asyncio.create_task(us.request("GET", url))
+        await asked.wait()
+        await us.__aexit__()
+        go.set()
+        assert (await task).body == b"ok"
+        assert us._kept == []
 
 
 # -- The pool ----------------------------------------------------------------------------------------
@@ -390,6 +426,23 @@ async def test_a_server_that_ends_an_idle_connection_or_says_something_on_it(las
             await asyncio.sleep(TICK / 10)
         await said.wait()
         assert (await us.request("POST", url, body=b"")).body == b"ok"
+
+
+@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"])
+async def test_what_comes_in_the_moment_before_the_next_request(last_words):
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with client() as us:
+            for _ in range(2):
+                asked = asyncio.create_task(us.request("POST", url))
+                peer, _ = await loop.sock_accept(listening)
+                with peer:
+                    assert await loop.sock_recv(peer, 1000)
+                    peer.sendall(OK)
+                    assert (await asked).body == b"ok"
+                    peer.sendall(last_words)
 
 
 def closes_when_asked_again(times: int, first_words: bytes = b""):
@@ -626,6 +679,27 @@ class Endless:
             self.closed = True
 
 
+async def test_an_error_in_the_callers_body_makes_no_answer_whole():
+    """The connection ends because of it, and this answer ends with the connection."""
+
+    async def behave(reader, writer):
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        await silent(reader, writer)
+
+    async def body():
+        yield b"half"
+        await begun.wait()
+        raise ZeroDivisionError
+
+    begun = asyncio.Event()
+    async with server_that(behave) as url, client() as us, us.stream("POST", url, body=body()) as answer:
+        assert await anext(answer.body) == b"half"
+        begun.set()
+        with pytest.raises(ZeroDivisionError):
+            await anext(answer.body)
+
+
 @pytest.mark.parametrize("end", [b"Connection: close\r\n", b""])
 async def test_an_early_error_stops_the_upload_and_is_the_answer(end):
     async def behave(reader, writer):
@@ -643,6 +717,20 @@ async def test_an_early_error_stops_the_upload_and_is_the_answer(end):
         assert (answer.status, answer.body) == (413, b"too long")
         assert body.closed
         assert us._kept == []
+
+
+async def test_an_early_error_stops_the_upload_before_its_text_is_here():
+    async def behave(reader, writer):
+        await head_of(reader)
+        writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\n")
+        with contextlib.suppress(TimeoutError):
+            while True:  # until nothing comes any more
+                async with asyncio.timeout(4 * TICK):
+                    assert await reader.read(1 << 20)
+        writer.write(b"no")
+
+    async with server_that(behave) as url, client() as us:
+        assert (await us.request("POST", url, body=Endless().pieces())).body == b"no"
 
 
 async def test_our_server_refuses_what_is_too_large_and_our_client_hears_it():
@@ -692,13 +780,13 @@ async def test_a_large_body_in_memory_and_a_server_that_answers_first():
 
     async def behave(reader, writer):
         await head_of(reader)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12000000\r\n\r\n" + bytes(12_000_000))
         await writer.drain()
-        await reader.readexactly(20_000_000)
+        await reader.readexactly(12_000_000)
 
     async with server_that(behave) as url, client() as us:
-        answer = await us.request("POST", url, body=bytes(20_000_000))
-        assert len(answer.body) == 20_000_000
+        answer = await us.request("POST", url, body=bytes(12_000_000))
+        assert len(answer.body) == 12_000_000
         assert us._kept == []  # Not all is sent yet.
 
 
@@ -743,10 +831,13 @@ async def test_a_final_answer_instead_of_100_spares_the_body(status):
 
     async def behave(reader, writer):
         await head_of(reader)
-        writer.write(b"HTTP/1.1 %d Whatever\r\nContent-Length: 2\r\n\r\nno" % status)
+        writer.write(b"HTTP/1.1 %d Whatever\r\nContent-Length: 2\r\n\r\n" % status)
+        if status == 200:
+            await asyncio.sleep(4 * TICK)
+        writer.write(b"no")
         got.set_result(await reader.read())
 
-    async with server_that(behave) as url, client(expect_seconds=PATIENCE) as us:
+    async with server_that(behave) as url, client(expect_seconds=2 * TICK) as us:
         answer = await us.request("PUT", url, body=b"hello", expect=True)
         assert (answer.status, answer.body) == (status, b"no")
         assert us._kept == []  # The server may still wait for the body.
