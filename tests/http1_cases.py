@@ -311,6 +311,7 @@ FRAGMENT = (
 )
 ONLY_THERE = "RFC 9110 §7.1: These forms MUST NOT be used with other methods."
 HOST_SYNTAX = 'RFC 9110 §7.2: Host = uri-host [ ":" port ]'
+OPTION = "RFC 9110 §7.6.1: connection-option = token"
 OPTION_CASE = "RFC 9110 §7.6.1: Connection options are case-insensitive."
 UPGRADE = (
     "RFC 9110 §7.8: A server MAY ignore a received Upgrade header field if it wishes to continue using the current "
@@ -988,6 +989,7 @@ CONNECTIONS = [
     ok("Connection: keep-alive", get(b"Connection: keep-alive"), PERSIST),
     ok("Connection: closed", get(b"Connection: closed"), PERSIST),
     ok("Connection: x-close", get(b"Connection: x-close"), PERSIST),
+    ok("Connection: close and a no-break space: strip() takes it", get(b"Connection: close\xa0"), OPTION),
     ok("Connection without a value", get(b"Connection:"), PERSIST),
     ok("Connection that names Host", get(b"Connection: host"), PERSIST),
     ok(

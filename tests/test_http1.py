@@ -279,6 +279,8 @@ def test_a_refusal_does_not_wait_for_more():
         (post(b"Content-Length: 99999999999"), 413),
         (chunked(b"ffffffff\r\n"), 413),
         (chunked(b"x"), 400),
+        (chunked(b"5\rx"), 400),
+        (chunked(b"5;\0"), 400),
         (chunked(b"5\r\nhellox"), 400),
     ]:
         assert serve([wire])[0] == [status], wire
@@ -518,7 +520,7 @@ def test_connect_makes_a_tunnel():
 
 def test_100_continue():
     client, server = ClientConnection(), ServerConnection()
-    head = client.send_request("PUT", "/", [*HOST, ("Content-Length", "5"), ("Expect", "100-continue")])
+    head = client.send_request("PUT", "/", [*HOST, ("Content-Length", "5"), ("Expect", "100-Continue")])
     server.receive_data(head)
     event = server.next_event()
     assert isinstance(event, Request)
