@@ -225,6 +225,7 @@ async def test_what_is_sent():
         await us.request("POST", url)
         await us.request("DELETE", f"HTTP{url[4:]}/x")
         await us.request("GET", url, gzip=True, expect=True)
+        await us.request("POST", url, body=b"", expect=True)
     assert heads == [
         ["GET / HTTP/1.1", f"Host: {host}"],
         ["GET /a/../b?q=%20 HTTP/1.1", f"Host: {host}", "X: 1", "X: 2"],
@@ -232,6 +233,7 @@ async def test_what_is_sent():
         ["POST / HTTP/1.1", f"Host: {host}", "content-length: 0"],
         ["DELETE /x HTTP/1.1", f"Host: {host}"],
         ["GET / HTTP/1.1", f"Host: {host}", "Accept-Encoding: gzip"],  # no Expect: there is no body to wait with
+        ["POST / HTTP/1.1", f"Host: {host}", "content-length: 0"],
     ]
 
 
@@ -330,6 +332,15 @@ async def test_a_connection_is_used_again():
             assert (await us.request("GET", url)).body == b"ok"
         await us.request("POST", url, body=b"")
     assert server.connections == 1
+
+
+async def test_a_connection_is_used_for_its_origin_only():
+    one, two = Counting(), Counting(*[OK[:-2] + b"22"] * 9)
+    async with server_that(one) as first, server_that(two) as second, client() as us:
+        for url, body in ((first, b"ok"), (second, b"22")) * 2:
+            assert (await us.request("GET", url)).body == body
+        assert (await us.request("GET", second.replace("127.0.0.1", "localhost"))).body == b"22"
+    assert (one.connections, two.connections) == (1, 2)
 
 
 @pytest.mark.parametrize(
