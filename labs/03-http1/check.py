@@ -71,9 +71,9 @@ def feed(exercise: ModuleType, reads: Iterable[bytes], limits: dict[str, int]) -
 def cost_role(exercise: ModuleType) -> dict[str, float]:
     """Times that take more work than they should, for decoders that look at the same bytes again and again."""
     large = b"400000\r\n" + bytes(1 << 22)
-    behind_others = b"1\r\nx\r\n" * 200 + large
+    behind_others = b"1\r\nx\r\n" * 100 + large
     in_one_read = seconds(exercise, [behind_others]) / seconds(exercise, [large])
-    a_quarter, all_of_it = ([b"%c" % byte for byte in b"1\r\nx\r\n" * count] for count in (40, 160))
+    a_quarter, all_of_it = ([b"%c" % byte for byte in b"1\r\nx\r\n" * count] for count in (30, 120))
     byte_by_byte = seconds(exercise, all_of_it) / seconds(exercise, a_quarter)
     return {"in one read": in_one_read, "byte by byte": byte_by_byte}
 
@@ -198,7 +198,7 @@ class Outcome:
 async def decode(c: Check, inputs: Sequence[Sequence[bytes]], **limits: int) -> list[Outcome]:
     """Feed each input (a list of reads) to a decoder of its own, in the learner's process."""
     as_hex = json.dumps([[data.hex() for data in reads] for reads in inputs])
-    found = await c.start("decode_role", as_hex, json.dumps({"max_body": MANY, **limits}), host="client").result(5)
+    found = await c.start("decode_role", as_hex, json.dumps({"max_body": MANY, **limits}), host="client").result(10)
     outcomes = []
     for reads, one in zip(inputs, found, strict=True):
         calls = [(bytes.fromhex(given), done) for given, done in one["calls"]]
@@ -627,16 +627,17 @@ async def limit_trailers(c: Check) -> None:
     where="buffer = buffer[n:] copies all that is left, for each chunk. And who begins anew at the first byte with "
     "every call does the work of all calls before.",
     code="self._buffer = bytearray()\n...\ndel self._buffer[:size]    # at the front of a bytearray no byte is moved",
+    seconds=15,
 )
 async def linear(c: Check) -> None:
-    cost = await c.start("cost_role", host="client").result(5)
-    c.did(f"= 4 MB behind 200 chunks of one byte, in one read: {cost['in one read']:.1f} times the time of 4 MB alone")
-    c.did(f"= 160 chunks byte by byte: {cost['byte by byte']:.1f} times the time of 40 chunks")
+    cost = await c.start("cost_role", host="client").result(14)
+    c.did(f"= 4 MB behind 100 chunks of one byte, in one read: {cost['in one read']:.1f} times the time of 4 MB alone")
+    c.did(f"= 120 chunks byte by byte: {cost['byte by byte']:.1f} times the time of 30 chunks")
     if cost["in one read"] > 12:
-        c.fail(f"200 chunks of one byte before a large one make it take {cost['in one read']:.0f} times as long: for "
+        c.fail(f"100 chunks of one byte before a large one make it take {cost['in one read']:.0f} times as long: for "
                "each chunk you copy all that is behind it.")  # fmt: skip
     if cost["byte by byte"] > 9:
-        c.fail(f"Byte by byte, 160 chunks take {cost['byte by byte']:.0f} times as long as 40: with each call you read "
+        c.fail(f"Byte by byte, 120 chunks take {cost['byte by byte']:.0f} times as long as 30: with each call you read "
                "again what you had read before.")  # fmt: skip
 
 
@@ -647,6 +648,7 @@ async def linear(c: Check) -> None:
     where="Which calls can raise what? decode() raises UnicodeDecodeError, int() ValueError, bytearray(size) "
     "MemoryError. And a decision that is made with what happens to be in the buffer is made differently tomorrow.",
     code="Decide only on whole lines, and on the two bytes behind the data.",
+    seconds=15,
 )
 async def garbage(c: Check) -> None:
     wires = [b"\xff\r\n", b"5;\xe9\r\nhello\r\n0\r\n\r\n", b'5;a="\xe9"\r\nhello\r\n0\r\n\r\n', b"0\r\n\xe9: x\r\n\r\n",
