@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import re
 import ssl
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import ClientConnection, Data, EndOfMessage, Event, Pairs, Response
 
-READ = 65536  # bytes taken from the socket, or out of a packed body, at a time
+READ = 1 << 18  # bytes taken from the socket, or unpacked, at a time
 SHOWN = 60  # bytes of a piece of a body that are logged
 INTERIM = 20  # answers with 1xx before the final one
 ENDLESS = 1 << 62  # The core's limit for bodies: they are not kept here, so the user sets it.
@@ -55,6 +56,7 @@ class Origin(NamedTuple):
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
 
+@functools.lru_cache(256)
 def split(url: str) -> tuple[Origin, str]:
     """Whom to ask, and for what. LocalProtocolError: no URL of HTTP, or one with a password in it (RFC 9110 §4.2.4)."""
     with contextlib.suppress(ValueError):  # a port, or an IPv6 address, that is none
