@@ -20,6 +20,7 @@ from typing import Any
 from labkit.check import Check, step
 
 BY_HAND = "server_role"
+PATIENCE = 10  # seconds for a step: they take a hundredth of that, but not on a machine that is very busy
 MANY = 1 << 30  # A limit that is not the point of a step.
 PIECES = (b"", b"\r", b"\n", b"\r\n", b"0", b"f", b";", b'"', b" ", b"\xff", b"0\r\n\r\n")  # what garbage is made of
 HEAD = b"PUT / HTTP/1.1\r\nHost: lab\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -198,7 +199,9 @@ class Outcome:
 async def decode(c: Check, inputs: Sequence[Sequence[bytes]], **limits: int) -> list[Outcome]:
     """Feed each input (a list of reads) to a decoder of its own, in the learner's process."""
     as_hex = json.dumps([[data.hex() for data in reads] for reads in inputs])
-    found = await c.start("decode_role", as_hex, json.dumps({"max_body": MANY, **limits}), host="client").result(10)
+    found = await c.start("decode_role", as_hex, json.dumps({"max_body": MANY, **limits}), host="client").result(
+        PATIENCE - 1
+    )
     outcomes = []
     for reads, one in zip(inputs, found, strict=True):
         calls = [(bytes.fromhex(given), done) for given, done in one["calls"]]
@@ -292,6 +295,7 @@ def by_hand(chunks: bytes) -> str:
     "as many zeros as its sender likes, and behind it comes one more empty line.",
     code="while size := self._size(self._line()):\n    body += self._take(size)\n    ...                  # CRLF\n"
     "self._line()             # the empty one\nself.done = True",
+    seconds=PATIENCE,
 )
 async def one_read(c: Check) -> None:
     alphabet = bytes(range(97, 123))
@@ -317,6 +321,7 @@ async def one_read(c: Check) -> None:
     'end = self._buffer.find(b"\\n")\n'
     "if end < 0:\n"
     "    return None         # the line is not whole; what is here of it stays for the next call",
+    seconds=PATIENCE,
 )
 async def every_split(c: Check) -> None:
     wire = b"1a\r\nabcdefghijklmnopqrstuvwxyz\r\n6\r\n012345\r\n0\r\n\r\n"
@@ -332,6 +337,7 @@ async def every_split(c: Check) -> None:
     symptom="A chunk holds something that looks like the end of a line, or of the body, and your decoder believes it.",
     where="Only the size says where the data ends. Do you search for CRLF in it, or strip() it?",
     code="piece = self._buffer[:size]\ndel self._buffer[:size]\nsize -= len(piece)",
+    seconds=PATIENCE,
 )
 async def data_is_bytes(c: Check) -> None:
     bodies = [
@@ -357,6 +363,7 @@ async def data_is_bytes(c: Check) -> None:
     code="piece = self._buffer[:size]       # perhaps less than the chunk\n"
     "del self._buffer[: len(piece)]\n"
     "size -= len(piece)                # so much is still to come",
+    seconds=PATIENCE,
 )
 async def as_it_comes(c: Check) -> None:
     reads = [b"100000\r\n" + bytes(1000), *[bytes(10_000)] * 3]
@@ -382,11 +389,12 @@ async def as_it_comes(c: Check) -> None:
     where="What is written in the class body, and not in __init__, exists once, for all decoders. The same is true of "
     "a mutable default of an argument.",
     code="def __init__(self, ...):\n    self._buffer = bytearray()\n    self.trailers = []",
+    seconds=PATIENCE,
 )
 async def two_at_a_time(c: Check) -> None:
     c.did("> one decoder got '5\\r' and later '\\nhello\\r\\n0\\r\\n\\r\\n'")
     c.did("> meanwhile another got '3\\r\\nabc\\r\\n0\\r\\n\\r\\n'")
-    first, second = await c.start("interleave_role", host="client").result(5)
+    first, second = await c.start("interleave_role", host="client").result(PATIENCE - 1)
     for body, found in ((b"abc", second), (b"hello", first)):
         if bytes.fromhex(found["body"]) != body or found["raised"]:
             said = found["raised"] or f"the body is {bytes.fromhex(found['body'])!r}"
@@ -411,6 +419,7 @@ def interleave_role(exercise: ModuleType) -> list[dict[str, Any]]:
     where="The size ends at the first “;”, or at a blank before it. What is behind it may be quoted, with another “;” "
     "or an “=” in it. The line ends at CRLF, whatever was quoted: a quoted string cannot hold one.",
     code='SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:[ \\t]*;[\\t -~\\x80-\\xff]*)?")\nmatch = SIZE.fullmatch(line)',
+    seconds=PATIENCE,
 )
 async def extensions(c: Check) -> None:
     extended = (b";name", b";a=b", b";a=b;c=d", b' ; a = "b"', b';a=";;="', b';a="\\"q\\" 0x10"', b";" + b"x" * 500)
@@ -434,6 +443,7 @@ async def extensions(c: Check) -> None:
     "the value do not belong to it; a colon in the value does.",
     code='while line := self._line():\n    name, _, value = line.partition(b":")\n'
     '    self.trailers.append((name, value.strip(b" \\t")))\nself.done = True',
+    seconds=PATIENCE,
 )
 async def trailer_fields(c: Check) -> None:
     wire = b"5\r\nhello\r\n0\r\nDigest: 5a3c\r\nEmpty:\r\nX-Time: \t12:30 \r\nX-Time:a b\r\n\r\n"
@@ -450,6 +460,7 @@ async def trailer_fields(c: Check) -> None:
     where="A sender that announced 5 bytes and sent 7 has lost count, or hopes that you have. Look at the two bytes, "
     "and at the first of them as soon as it is here.",
     code='if self._buffer[:2] != b"\\r\\n":\n    raise BadChunk(...)',
+    seconds=PATIENCE,
 )
 async def after_the_data(c: Check) -> None:
     why = "5 bytes were announced, and no CRLF stands behind them"
@@ -473,6 +484,7 @@ async def after_the_data(c: Check) -> None:
     where="Check the characters before you convert. And there must be at least one.",
     code='match = re.fullmatch(rb"([0-9A-Fa-f]+)(?:[ \\t]*;[\\t -~\\x80-\\xff]*)?", line)\n'
     "if match is None:\n    raise BadChunk(...)",
+    seconds=PATIENCE,
 )
 async def sizes(c: Check) -> None:
     wrong = {
@@ -505,6 +517,7 @@ async def sizes(c: Check) -> None:
     symptom="A line in the trailer section is no field, and your decoder took it.",
     where="A name is a token: letters, digits and a few signs, at least one of them, then the colon at once.",
     code='FIELD = re.compile(rb"([!#$%&\'*+.^_`|~0-9A-Za-z-]+):([\\t -~\\x80-\\xff]*)")',
+    seconds=PATIENCE,
 )
 async def bad_trailers(c: Check) -> None:
     wrong = {
@@ -530,6 +543,7 @@ async def bad_trailers(c: Check) -> None:
     "there is neither CR nor LF.",
     code='end = self._buffer.find(b"\\n")\nline = bytes(self._buffer[: end + 1])\n'
     'if not line.endswith(b"\\r\\n"):\n    raise BadChunk(...)',
+    seconds=PATIENCE,
 )
 async def bare_lf(c: Check) -> None:
     good = b"5;x=y\r\nhello\r\n0\r\nA: b\r\n\r\n"
@@ -559,6 +573,7 @@ async def bare_lf(c: Check) -> None:
     "when the line comes in one read.",
     code='end = self._buffer.find(b"\\n", 0, self._max_line + 2)\n'
     "if end < 0 and len(self._buffer) >= self._max_line + 2:\n    raise BadChunk(...)",
+    seconds=PATIENCE,
 )
 async def limit_line(c: Check) -> None:
     limit = 200
@@ -583,6 +598,7 @@ async def limit_line(c: Check) -> None:
     where="Count over all chunks. A size says what is to come, so refuse it before the data: who announces a terabyte "
     "need not send it. Exactly the limit is allowed.",
     code="if size > self._allowed:\n    raise BadChunk(...)\nself._allowed -= size",
+    seconds=PATIENCE,
 )
 async def limit_body(c: Check) -> None:
     limit = 1000
@@ -610,6 +626,7 @@ async def limit_body(c: Check) -> None:
     symptom="A peer sends trailer fields without end, each of them short, and you keep them all.",
     where="Count them. Exactly as many as allowed are fine.",
     code="if len(self.trailers) == self._max_trailers:\n    raise BadChunk(...)",
+    seconds=PATIENCE,
 )
 async def limit_trailers(c: Check) -> None:
     fields = b"5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 10
@@ -627,10 +644,10 @@ async def limit_trailers(c: Check) -> None:
     where="buffer = buffer[n:] copies all that is left, for each chunk. And who begins anew at the first byte with "
     "every call does the work of all calls before.",
     code="self._buffer = bytearray()\n...\ndel self._buffer[:size]    # at the front of a bytearray no byte is moved",
-    seconds=15,
+    seconds=PATIENCE,
 )
 async def linear(c: Check) -> None:
-    cost = await c.start("cost_role", host="client").result(14)
+    cost = await c.start("cost_role", host="client").result(PATIENCE - 1)
     c.did(f"= 4 MB behind 100 chunks of one byte, in one read: {cost['in one read']:.1f} times the time of 4 MB alone")
     c.did(f"= 120 chunks byte by byte: {cost['byte by byte']:.1f} times the time of 30 chunks")
     if cost["in one read"] > 12:
@@ -648,7 +665,7 @@ async def linear(c: Check) -> None:
     where="Which calls can raise what? decode() raises UnicodeDecodeError, int() ValueError, bytearray(size) "
     "MemoryError. And a decision that is made with what happens to be in the buffer is made differently tomorrow.",
     code="Decide only on whole lines, and on the two bytes behind the data.",
-    seconds=15,
+    seconds=PATIENCE,
 )
 async def garbage(c: Check) -> None:
     wires = [b"\xff\r\n", b"5;\xe9\r\nhello\r\n0\r\n\r\n", b'5;a="\xe9"\r\nhello\r\n0\r\n\r\n', b"0\r\n\xe9: x\r\n\r\n",
@@ -685,22 +702,23 @@ async def garbage(c: Check) -> None:
     where="What is in your buffer when the empty line is read belongs to the next request. So does what is given to a "
     "decoder that is done.",
     code="if self.done:\n    self.rest += self._buffer\n    self._buffer.clear()",
+    seconds=PATIENCE,
 )
 async def next_request(c: Check) -> None:
     (late,) = await decode(c, [[b"0\r\n\r\n", b"GET / HT", b"TP/1.1"]])
     c.start("server_role", c.net.server.address, c.net.port)
-    conn = await c.connect()
+    conn = await c.connect(seconds=10)
     first, second = HEAD + b"5\r\nhello\r\n0\r\n\r\n", HEAD + b"3\r\nbye\r\n0\r\nA: b\r\n\r\n"
     await conn.send(first)
-    await conn.expect(answer(b"hello"), "the answer to an upload of 'hello'", 1)
+    await conn.expect(answer(b"hello"), "the answer to an upload of 'hello'", 5)
     await conn.send(first + second + first)
     await conn.finish_sending()
     three = answer(b"hello") + answer(b"bye", 1) + answer(b"hello")
-    await conn.expect(three, "answers to three uploads in one segment, each beginning where the one before it ends", 1)
-    conn = await c.connect()
+    await conn.expect(three, "answers to three uploads in one segment, each beginning where the one before it ends", 5)
+    conn = await c.connect(seconds=10)
     await conn.send(first + second, pieces=13)
     await conn.finish_sending()
-    await conn.expect(answer(b"hello") + answer(b"bye", 1), "answers to two uploads in pieces of 13 bytes", 1)
+    await conn.expect(answer(b"hello") + answer(b"bye", 1), "answers to two uploads in pieces of 13 bytes", 5)
     told(c, late)
     c.equal(late.rest, b"GET / HTTP/1.1", "What is given to a decoder that is done belongs to `rest`, too.")
 
@@ -711,6 +729,7 @@ async def next_request(c: Check) -> None:
     symptom="A client of another author uploads 300 kB in chunks of its own sizes, and your decoder does not get it.",
     where="Python's http.client sends each chunk in a write of its own, so that reads begin and end anywhere in it.",
     code="The steps above have all that is needed. Does every call give what it has?",
+    seconds=PATIENCE,
 )
 async def foreign_client(c: Check) -> None:
     chance = random.Random(7)
@@ -748,11 +767,12 @@ def upload(sock: socket.socket, pieces: list[bytes]) -> str:
     symptom="Behind a chunk that is not what it says stood a request for /admin, and somebody answered it.",
     where="After BadChunk nobody knows where the next request begins, so nothing that follows is read as one.",
     code="raise BadChunk(...)     # and never `self.done = True` to get rid of the problem",
+    seconds=PATIENCE,
 )
 async def smuggled(c: Check) -> None:
     hidden = b"0\r\n\r\nGET /admin HTTP/1.1\r\nHost: lab\r\n\r\n"
     for chunk in (b"5\r\nhelloXX", b"5\nhello\r\n", b"0x5\r\nhello\r\n", b"5;\nx\r\nhello\r\n"):
-        conn = await c.connect()
+        conn = await c.connect(seconds=10)
         await conn.send(HEAD + chunk + hidden)
-        await conn.expect(REFUSAL, f"400, because {shown(chunk)} is no chunk", 1)
-        await conn.expect_end("a clean end (FIN) behind the refusal, and no answer to what was hidden in it", 1)
+        await conn.expect(REFUSAL, f"400, because {shown(chunk)} is no chunk", 5)
+        await conn.expect_end("a clean end (FIN) behind the refusal, and no answer to what was hidden in it", 5)
