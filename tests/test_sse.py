@@ -176,8 +176,8 @@ def test_items_are_given_when_asked_for_and_none_is_lost():
     [
         ({"max_line": 12}, b"data: 123456\n\n:ok\n", b"data: 1234567", [Event("123456"), Comment("ok")], "a line of"),
         ({"max_line": 12}, b"data: 123456\n\n", b"data: 1234567\n", [Event("123456")], "a line of more than 12 bytes"),
-        ({"max_event": 20}, b"data: 4567\ndata: 4567\n\ndata: 4567\n", b"data: 4567\ndata\n", [Event("4567\n4567")],
-         "an event of more than 20 bytes"),
+        ({"max_event": 20}, b"data: 4567\ndata: 4567\n\n" * 3 + b"data: 4567\n", b"data: 4567\ndata\n",
+         [Event("4567\n4567")] * 3, "an event of more than 20 bytes"),
     ],
 )  # fmt: skip
 def test_what_is_too_long_is_refused_after_the_good_ones(limit, good, bad, items, reason):
@@ -214,9 +214,9 @@ def test_no_input_takes_more_than_linear_time():
         times = []
         for n in (20_000, 160_000):
             wire = pieces(make(n), size)
-            start = time.perf_counter()
+            start = time.process_time()
             decode(wire)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         assert times[1] < 8 * 4 * times[0] + 0.05  # Quadratic would be 64 times.
 
 
@@ -419,7 +419,7 @@ async def test_every_place_that_is_remembered_can_be_come_back_to():
                 assert await stream.rest() == [str(number) for number in range(have + 1, 13)]
 
 
-@pytest.mark.parametrize("have", ["1", "13", "99", "x", "-1", "1.5", "9" * 30, "٣"])
+@pytest.mark.parametrize("have", ["1", "13", "99", "x", "-1", "1.5", "9" * 5000, "٣"])
 async def test_who_comes_too_late_is_told_so_and_gets_all_there_is(have):
     async with sse.serve(first=1, history=10) as broker:
         for number in range(1, 13):
@@ -518,6 +518,26 @@ async def test_a_thousand_slow_clients_take_no_memory_and_no_time():
     for stream in streams:
         with pytest.raises(StopAsyncIteration):  # … in peace.
             await anext(stream)
+
+
+async def test_old_events_are_sent_together_but_not_all_at_once():
+    broker = sse.Broker(first=1)
+    for _ in range(100):
+        broker.publish("x" * 4000)
+    broker.finish()
+    sizes = [len(piece) async for piece in broker._stream("0")]
+    assert sum(sizes) > 400_000
+    assert max(sizes) < sse.REPLAY + 4100
+    assert len(sizes) < 10
+
+
+async def test_a_stream_that_begins_when_all_is_over_ends_at_once():
+    """Or the server would wait for it, and it for an event that nobody publishes any more."""
+    broker = sse.Broker(first=1)
+    broker.publish("last")
+    broker.stop()
+    async with asyncio.timeout(100 * TICK):
+        assert b"".join([piece async for piece in broker._stream("0")]).endswith(b"id: 1\ndata: last\n\n")
 
 
 async def test_polling_and_long_polling():
@@ -643,6 +663,7 @@ def test_what_was_published_is_there_in_the_next_life(tmp_path):
         Event("one", id="1"), Event("two\nlines", id="2"), Event("", id="3"), Event("typed", "t", "4"),
         Event("日本 ", id="5"),
     ]  # fmt: skip
+    assert b"".join(published(path)._history.since("0")) == path.read_bytes()  # To the byte.
     assert published(path, "six")._history.next == 7
     published(path, *map(str, range(7, 20)))
     assert [event.id for event in remembered(path)] == ["9", *map(str, range(10, 20))]  # 9 is the gap's.
@@ -737,7 +758,10 @@ class Script:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             line, *lines = head.split("\r\n")[:-2]
-            fields = {name.lower(): value for name, _, value in (text.partition(": ") for text in lines)}
+            fields: dict[str, str] = {}
+            for name, _, value in (text.partition(": ") for text in lines):
+                assert name.lower() not in fields, "sent twice"
+                fields[name.lower()] = value
             body = await reader.readexactly(int(fields.get("content-length", "0")))
             self.requests.append(Asked(line, fields, body, time.monotonic()))
             script = self.connections[min(len(self.requests), len(self.connections)) - 1]
@@ -994,18 +1018,18 @@ async def test_a_permanent_redirect_behind_a_temporary_one_is_not_for_ever():
 
 async def test_silence_ends_the_connection_and_every_byte_buys_time():
     errors = []
-    slow = [step for byte in b":\ndata:a\n\n" for step in (TICK, bytes([byte]))]
+    slow = [step for byte in b":x\ndata: a\n\n" for step in (TICK, bytes([byte]))]
     async with scripted([OK, *slow, STAY], NO_MORE) as script:
-        assert await all_events(script, read_timeout=6 * TICK, on_error=errors.append) == [Event("a")]
+        assert await all_events(script, read_timeout=10 * TICK, on_error=errors.append) == [Event("a")]
         assert [type(error) for error in errors] == [TimeoutError]
-        assert script.requests[1].time - script.requests[0].time > 14 * TICK
+        assert script.requests[1].time - script.requests[0].time > 22 * TICK
 
 
 async def test_a_server_that_says_nothing_at_all_is_given_up():
     errors = []
     async with scripted(STAY, NO_MORE) as script:
-        await all_events(script, connect_timeout=2 * TICK, on_error=errors.append)
-        assert [type(error) for error in errors] == [TimeoutError]
+        await all_events(script, connect_timeout=4 * TICK, on_error=errors.append)
+        assert {type(error) for error in errors} == {TimeoutError}
 
 
 async def test_restart_makes_a_new_connection_at_once():
