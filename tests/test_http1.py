@@ -250,6 +250,7 @@ def test_every_byte_where_some_are_allowed(before, after, good):
         (post(b"Content-Length: 5", body=b"hello"), "max_body", 5, 413),
         (answer(b"Content-Length: 0", line=b"HTTP/1.1 200 " + b"a" * 87), "max_line", 100, REFUSED),
         (answer(b"Content-Length: 0", b"X: y"), "max_fields", 2, REFUSED),
+        (answer(b"Content-Length: 0", b"X: y", b" y", b" y"), "max_fields", 4, REFUSED),
         (answer(b"Content-Length: 5", body=b"hello"), "max_body", 5, REFUSED),
         (answer(body=b"hello"), "max_body", 5, REFUSED),
     ],
@@ -332,6 +333,24 @@ def test_a_pipelined_request_waits_until_the_one_before_it_is_answered():
     assert not conn.keep_alive
     out = conn.send_response(400, [], b"bad")
     assert b"connection: close\r\n" in out.lower()
+
+
+def test_an_empty_line_before_each_of_many_requests():
+    got, conn = serve([(b"\r\n" + GOOD) * 250])
+    assert len(got) == 250
+    assert conn.keep_alive
+
+
+def test_an_answer_as_soon_as_the_head_is_here():
+    conn = ServerConnection()
+    conn.receive_data(get(line=b"GET /1 HTTP/1.1") + get(line=b"GET /2 HTTP/1.1"))
+    for target in ("/1", "/2"):
+        event = conn.next_event()
+        assert isinstance(event, Request)
+        assert event.target == target
+        assert conn.is_whole
+        conn.send_response(200, [], b"")  # Without a body there is no need to ask for the end first.
+    assert conn.next_event() is None
 
 
 def test_an_early_answer_and_then_the_rest_of_the_request():
@@ -490,6 +509,19 @@ def test_upgrade_hands_over_what_is_no_http():
             conn.next_event()
         with pytest.raises(LocalProtocolError):
             conn.end()
+
+
+def test_no_switch_in_the_middle_of_a_request():
+    """RFC 9110 §7.8: the client cannot change the protocol in the middle of a message."""
+    conn = ServerConnection()
+    conn.receive_data(post(b"Content-Length: 5", b"Connection: upgrade", b"Upgrade: lab", body=b"hel"))
+    assert isinstance(conn.next_event(), Request)
+    with pytest.raises(LocalProtocolError):
+        conn.send_response(101, [("Connection", "upgrade"), ("Upgrade", "lab")])
+    conn.receive_data(b"lo")
+    assert conn.next_event() == Data(b"hello")
+    assert conn.next_event() == EndOfMessage({})
+    assert conn.send_response(101, [("Connection", "upgrade"), ("Upgrade", "lab")]).startswith(b"HTTP/1.1 101 ")
 
 
 def test_an_upgrade_that_is_refused_leaves_http():
