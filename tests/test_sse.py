@@ -884,16 +884,23 @@ async def test_jitter_waits_longer_and_never_shorter():
         assert all(later - earlier >= 0.039 for earlier, later in pairwise(times))
 
 
-async def test_failing_attempts_are_further_and_further_apart_and_a_good_one_forgives():
-    refuse = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
-    async with scripted(refuse, refuse, refuse, refuse, OK, NO_MORE) as script:
+REFUSE = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
+
+
+async def test_failing_attempts_are_further_and_further_apart_but_not_without_end():
+    async with scripted(REFUSE, REFUSE, REFUSE, REFUSE, NO_MORE) as script:
         errors = []
-        await all_events(script, retry_ms=20, retry_statuses={503}, on_error=errors.append, max_wait=0.1)
-        times = [asked.time for asked in script.requests]
-        waits = [later - earlier for earlier, later in pairwise(times)]
-        assert [str(error) for error in errors] == ["status 503"] * 4 + ["the server has ended the stream"]
-        for wait, least in zip(waits, (0.1, 0.1, 0.1, 0.1, 0.02), strict=True):  # 0.1: never more often
+        await all_events(script, retry_ms=0, retry_statuses={503}, on_error=errors.append, max_wait=0.25)
+        waits = [later.time - earlier.time for earlier, later in pairwise(script.requests)]
+        assert [str(error) for error in errors] == ["status 503"] * 4
+        for wait, least in zip(waits, (0.1, 0.2, 0.25, 0.25), strict=True):  # Also where the server says "retry: 0".
             assert least * 0.95 <= wait < least + 20 * TICK
+
+
+async def test_an_attempt_that_succeeds_forgives_those_that_failed():
+    async with scripted(REFUSE, REFUSE, OK, REFUSE, REFUSE, NO_MORE) as script:
+        await all_events(script, attempts=3, retry_statuses=range(500, 600), max_wait=0.1)
+        assert len(script.requests) == 6
 
 
 async def test_nobody_there_and_then_somebody():
