@@ -46,7 +46,7 @@ async def one_event(net: Network) -> None:
             await until(lambda number=number: len(got) == number)  # One at a time.
         events = [p for p in net.packets() if p.source == "server" and b"data: hello" in p.payload]
         net.note(f"the payload of one packet: {events[0].payload!r}")
-        net.exactly("segments for nine events", len(events), 9)
+        net.exactly("segments for nine events", len({p.seq for p in events}), 9)  # One may be sent again.
         net.exactly("bytes of the event's lines", len(events[0].payload.split(b"\r\n")[1]), 19, "bytes")
         net.exactly("bytes with the chunk around them", len(events[0].payload), 25, "bytes")
         net.exactly("bytes of the packet", events[0].length, 77, "bytes")
@@ -290,7 +290,8 @@ async def seventh(net: Network) -> None:
     net.measure("the seventh was answered after", 1000 * waited, "ms", at_least=300, at_most=900)
     net.measure("that is, after a stream had ended", 1000 * then, "ms", at_most=400)
     if net.on_wire:
-        begun = [p.time for p in net.packets() if p.flags & SYN and p.source == "client"]
+        syns = [p for p in reversed(net.packets()) if p.flags & SYN and p.source == "client"]
+        begun = {p.source_port: p.time for p in syns}.values()  # The first of each: one may be sent again.
         ended = next(p.time for p in net.packets() if p.flags & (FIN | RST))
         net.exactly("connections before one ended", sum(time < ended for time in begun), 6)
         net.exactly("connections after that", sum(time > ended for time in begun), 1)
