@@ -385,7 +385,7 @@ async def three_ways(net: Network) -> None:
         mine = [p for p in packets if net.port + offset in (p.source_port, p.target_port)]
         bytes_of[way] = sum(p.length for p in mine) / 6
         age = median_age(events, published)
-        limits = {"polling": (50, 300), "long polling": (25, 150), "the stream": (25, 150)}[way]
+        limits = {"polling": (35, 400), "long polling": (25, 150), "the stream": (25, 150)}[way]
         net.measure(f"{way}: median age of an event", age, "ms", at_least=limits[0], at_most=limits[1])
         most = {"polling": 90, "long polling": 45, "the stream": 40}[way]
         net.measure(f"{way}: packets", len(mine), at_least=10, at_most=most)
