@@ -357,11 +357,11 @@ async def slow_reader(net: Network) -> None:
     seconds=20,
 )
 async def three_ways(net: Network) -> None:
-    """Polling asks whether there is something new, mostly in vain, and hears of an event half an interval late
+    """Polling, here 100 ms after each answer, asks mostly in vain, and still hears of an event half an interval late
     on average. A long poll is answered when there is something: no question in vain, but a whole request and
-    response for each event, and while the answer is under way nobody asks: an event that comes then waits
-    for a round trip. The stream has neither: an event is one packet, and is here after one way. (RFC 6202
-    §2, §5.5; WHATWG HTML §9.2)
+    response for each event, and while the answer is under way nobody asks: an event that comes then waits for
+    a round trip. The stream has neither: an event is one packet, and is here after one way. (RFC 6202 §2.2,
+    §3.2, §5.5; WHATWG HTML §9.2)
     """
     published: dict[str, float] = {}
     got: dict[str, list[Event]] = {"polling": [], "long polling": [], "the stream": []}
