@@ -120,8 +120,9 @@ class Program:
         before = self.output()
         if not self.ended:
             os.killpg(self._pid, learner.WHERE)
-        for _ in range(100):
-            if self.ended or self.output() != before:
+        end = time.monotonic() + 0.5
+        while not self.ended and self.output() == before:
+            if time.monotonic() > end:  # A busy machine must not make a hundred naps of it.
                 break
             await asyncio.sleep(0.005)
 
@@ -338,7 +339,11 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
                 async with asyncio.timeout(one.seconds):
                     await one.body(check)
             except CheckFailed as error:
-                await asyncio.sleep(0.02)  # A program that broke the connection by dying is dead a moment later.
+                running = [program for program in check.programs if not program.ended]
+                for _ in range(10):  # A program that broke the connection by dying is dead a moment later.
+                    if any(program.ended for program in running):
+                        break
+                    await asyncio.sleep(0.01)
                 verdict = _failed(index, check, error)
             except TimeoutError:
                 for program in check.programs:

@@ -12,11 +12,13 @@ import inspect
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 TICK = 0.05 * float(os.environ.get("TICK", "1"))  # seconds; every duration in a test is a multiple of it
@@ -58,6 +60,11 @@ def need_wire() -> None:
         cannot(f"no wire: {why}")
 
 
+def on_port(port: int, *values: object) -> object:
+    """A set of parameters whose test uses a fixed port of this machine: one at a time may."""
+    return pytest.param(*values, marks=pytest.mark.xdist_group(f"port {port}"))
+
+
 # --- The watch for leaks ------------------------------------------------------------------------
 
 
@@ -94,6 +101,13 @@ def _threads() -> set[threading.Thread]:
     return {one for one in threading.enumerate() if not one.name.startswith("asyncio_") and "_poll" not in one.name}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def what_stays_is_not_looked_at_again() -> None:
+    """What earlier modules keep (recorded packets, code) would make each collection below ten times as slow."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
     """Fail the test that leaves a child process or a thread behind, or drops a socket unclosed."""
@@ -124,9 +138,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """Programs in the background of a script inherit that SIGINT is ignored; then no Ctrl-C could be tested."""
+    # Programs in the background of a script inherit that SIGINT is ignored; then no Ctrl-C could be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()  # What is loaded by now stays; a collection after each test looks at the rest only.
+    # The tests start hundreds of interpreters, and each would compile all that it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    # How long an example takes says more about the machine than about the code.
+    hypothesis.settings.register_profile("lab", hypothesis.settings.default, deadline=None)
+    hypothesis.settings.load_profile("lab")

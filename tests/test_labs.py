@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -43,12 +44,30 @@ def outcome(folder):
     return run
 
 
+@pytest.fixture(scope="session")
+def answers(outcome, folder):
+    """What a lab's capture answers to each question; several tshark work at once."""
+
+    @cache
+    def of(slug: str) -> dict[str, Future[str]]:
+        lab = catalog.lab(slug)
+        asked = quiz.questions(lab)
+        for question in asked:
+            outcome(slug, question.experiment)
+        # The section number of an experiment depends on the order of the tests, its network does not.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return {one.text: pool.submit(quiz.right_answer, lab, one, folder / f"{slug}.pcapng") for one in asked}
+
+    return of
+
+
 def by_name(value: object) -> str:
     if isinstance(value, catalog.Lab):
         return value.slug
     return value.stem if isinstance(value, Path) else getattr(value, "name", "")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("lab", "experiment"), EXPERIMENTS, ids=by_name)
 def test_experiment_shows_what_it_says(lab, experiment, outcome):
     need_wire()
@@ -58,6 +77,7 @@ def test_experiment_shows_what_it_says(lab, experiment, outcome):
     assert found.packets, "nothing was recorded"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("lab", LABS, ids=by_name)
 def test_the_sheet_tables_every_measure_with_its_bounds(lab, outcome):
     """Each row of the Predict table is a measure of the code, and each measure has its row."""
@@ -73,6 +93,7 @@ def test_the_sheet_tables_every_measure_with_its_bounds(lab, outcome):
     assert sorted(rows) == sorted(set(measured))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("lab", LABS, ids=by_name)
 def test_on_plain_loopback_nothing_is_skipped_silently(lab):
     """Without a wire, what needs one is skipped by name; all the rest passes."""
@@ -84,13 +105,12 @@ def test_on_plain_loopback_nothing_is_skipped_silently(lab):
     assert states == wanted, done.stdout
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("lab", "question"), QUESTIONS, ids=lambda v: v.slug if by_name(v) else v.text[:30])
-def test_question_is_answered_by_a_capture(lab, question, outcome, folder):
+def test_question_is_answered_by_a_capture(lab, question, answers):
     need_wire()
     need_tool("tshark")
-    outcome(lab.slug, question.experiment)
-    # The section number of an experiment depends on the order of the tests, its network does not.
-    right = quiz.right_answer(lab, question, folder / f"{lab.slug}.pcapng")
+    right = answers(lab.slug)[question.text].result()
     assert quiz.is_right(question, right, right)
     assert question.hints
     assert all(question.hints)

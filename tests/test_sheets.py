@@ -17,7 +17,7 @@ import pytest
 
 from labkit import catalog
 from tests.clone import fresh_clone
-from tests.conftest import need_tool, need_wire
+from tests.conftest import need_tool, need_wire, on_port
 
 LABS = catalog.labs()
 RUNS_UNTIL_STOPPED = re.compile(r"^make \w+-(server|capture|exercise)\b")
@@ -93,7 +93,7 @@ def wait_until_ready(process: subprocess.Popen[str], port: int, line: str) -> No
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.name)
+@pytest.mark.parametrize("sheet", [on_port(sheet.port, sheet) for sheet in SHEETS], ids=lambda sheet: sheet.name)
 def test_every_command_on_the_sheet_runs(sheet, clone):
     need_wire()
     blocks = sheet.blocks()
@@ -104,14 +104,35 @@ def test_every_command_on_the_sheet_runs(sheet, clone):
     ran: set[str] = set()
     shutil.rmtree(clone / "captures", ignore_errors=True)
     for block in blocks:
+        alone = True  # Beside a server that runs, the same line may be another matter.
         with contextlib.ExitStack() as running:
             for line in block:
                 if RUNS_UNTIL_STOPPED.match(line):
                     running.enter_context(background(clone, line, sheet.port))
-                elif line not in ran or running:
+                    alone = False
+                elif line not in ran or not alone:
                     ran.add(line)
                     done = run(clone, line)
-                    assert_ran(line, done)
+                    if re.fullmatch(rf"make {sheet.name}( EXP=[\w-]+)?", line):
+                        run_again_what_failed(clone, sheet, done)
+                    else:
+                        assert_ran(line, done)
+
+
+def run_again_what_failed(clone: Path, sheet: Sheet, done: subprocess.CompletedProcess[str]) -> None:
+    """Do what the lab says of a measure out of bounds: a busy machine can do that, run it again.
+
+    That the bounds hold is asserted by tests/test_labs.py, where nothing else runs beside the experiment.
+    """
+    failed = re.search(r"^  Failed: (.+)$", done.stdout, re.M)
+    for name in failed[1].split(", ") if failed else []:
+        line = f"make {sheet.name} EXP={name}"
+        for _ in range(3):
+            if (done := run(clone, line)).returncode == 0:
+                break
+        assert_ran(line, done)
+    if not failed:
+        assert_ran(f"make {sheet.name}", done)
 
 
 def assert_ran(line: str, done: subprocess.CompletedProcess[str]) -> None:

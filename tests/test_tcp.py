@@ -169,6 +169,7 @@ async def test_who_reads_nothing_is_not_read_from_and_then_ended():
                     await loop.sock_sendall(sock, frame)
 
 
+@pytest.mark.alone
 async def test_a_flood_of_empty_messages_stops_nobody(caplog):
     """A read holds 16,384 of them: no write, deadline and log line for each, and nobody else's turn meanwhile."""
     caplog.set_level(logging.INFO, "servers.tcp")

@@ -82,7 +82,7 @@ def test_a_good_program_passes(verdict):
         ("x = bytearray(8 << 30)", "raised MemoryError"),
         ("import os, signal\ndef serve(l):\n    os.kill(-1, signal.SIGKILL)\n    while True: pass", ""),
         ("import os, signal\ndef serve(l):\n    os.kill(os.getppid(), signal.SIGKILL)\n    while True: pass", ""),
-        ("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", ""),
+        pytest.param("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "", marks=pytest.mark.alone),
         ("while True: print('noise' * 1000)", ""),
         ("def serve(l):\n    c, _ = l.accept()\n    while True: c.sendall(b'hello' * 100000)", ""),
         ("def serve(l):\n    c, _ = l.accept()\n    c.close()", ""),
@@ -203,6 +203,7 @@ def test_a_role_that_returns_something_odd_is_a_failed_step(verdict, tmp_path, s
         assert last["state"] in ("passed", "failed")
 
 
+@pytest.mark.xdist_group("port 7090")
 def test_on_plain_loopback_nothing_outlives_the_check(tmp_path, monkeypatch):
     """A program that forks twice and leaves its session is found and killed all the same."""
     (tmp_path / "check.py").write_text(CHECK)
@@ -217,6 +218,7 @@ def test_on_plain_loopback_nothing_outlives_the_check(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.xdist_group("port 7090")
 def test_on_plain_loopback_a_taken_port_is_no_verdict(tmp_path, monkeypatch):
     (tmp_path / "check.py").write_text(CHECK)
     (tmp_path / "exercise.py").write_text(GOOD)

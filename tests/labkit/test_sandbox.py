@@ -27,7 +27,7 @@ from labkit.sandbox import CannotRun, Inside, World, run, why_not
 from tests.conftest import TICK, children, need_tool, need_wire
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG = 200 * TICK  # seconds: far longer than anything here takes
+LONG = 600 * TICK  # seconds: far longer than anything here takes
 
 
 @pytest.fixture(autouse=True)

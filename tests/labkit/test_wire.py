@@ -22,6 +22,7 @@ from labkit.link import Drop, Link
 from labkit.sandbox import CannotRun, Inside, World, run
 from tests.conftest import TICK, need_tool, need_wire
 
+pytestmark = pytest.mark.alone
 BOTH = (("client", "server"), ("server", "client"))
 
 

@@ -1,4 +1,4 @@
-"""Caught by: linger_ends: After 3 s your server was still listening
+"""Caught by: linger_ends: After 2.4 s your server was still listening
 
 The deadline works, and its TimeoutError jumps over the close().
 """

@@ -1,4 +1,4 @@
-"""Caught by: linger_ends: After 3 s your server was still listening
+"""Caught by: linger_ends: After 2.4 s your server was still listening
 
 The cure without its deadline is an invitation: a client that never closes holds a socket and a task for nothing.
 """

@@ -1,4 +1,4 @@
-"""Caught by: backpressure: Your server took 48 MB from a client that reads no answer
+"""Caught by: backpressure: Your server took 16 MB from a client that reads no answer
 
 write() always succeeds, so drain() looks like a formality. Without it the answers pile up in memory.
 """

@@ -1,4 +1,4 @@
-"""Caught by: repeats: timer() is
+"""Caught by: repeats: timer() is past
 
 timer() begins to count at 0 and not when the packet left: it is always past.
 """
