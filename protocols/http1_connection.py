@@ -166,7 +166,8 @@ class Connection:
             if line_end < 0 and len(data) - at > self._max_line + 1:
                 raise self._line_too_long(data[at : at + self._max_line])
             if line_end >= 0:
-                self._check_line(data[at:line_end].decode("latin-1"))
+                if line_end + 2 > self._checked:  # Once is enough: more may arrive byte by byte.
+                    self._check_line(data[at:line_end].decode("latin-1"))
                 self._unfinished(line_end + 2)
             else:
                 self._refuse_broken(at)
