@@ -36,7 +36,7 @@ that is harmless; with a proxy in front that reads the same bytes otherwise it i
 What production decoders have beside yours: a limit on all extensions together (1-byte chunks with 4 KB of extension
 each make you read four thousand times the body: CVE-2023-39326 in Go), a deadline between two reads, and a rule for
 what a trailer may say: a Content-Length that comes in a trailer must never become a header field (RFC 9110 §6.5.1).
-In this lab the same rules, for whole messages, are in protocols/http1.py, and the deadlines in servers/http1.py.
+In this lab the same rules, for whole messages, are in protocols/http1.py, and the deadlines in servers/http1_talk.py.
 """
 
 
