@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m labkit
-SLUGS := $(sort $(patsubst labs/%,%,$(shell ls -d labs/[0-9][0-9]-* 2>/dev/null | sed 's/[0-9][0-9]-//')))
+SLUGS := $(shell ls -d labs/[0-9][0-9]-* 2>/dev/null | sed 's/.*[0-9][0-9]-//')
 
 .PHONY: help labs progress doctor certs test peers lint bench clean setup $(SLUGS)
 

@@ -120,7 +120,7 @@ class Program:
         before = self.output()
         if not self.ended:
             os.killpg(self._pid, learner.WHERE)
-        end = time.monotonic() + 0.5
+        end = time.monotonic() + 2
         while not self.ended and self.output() == before:
             if time.monotonic() > end:  # A busy machine must not make a hundred naps of it.
                 break

@@ -89,16 +89,23 @@ def _own(port: int, path: Path, say: Callable[[str], None], seconds: float | Non
             sock.bind((_LOOPBACK, _ETH_P_ALL))
             recorder = Writer(fd, [_LOOPBACK], "loopback")
             say(f"Recording port {port} on loopback into {path}. Ctrl-C stops.")
+            stopped = 0  # ns since 1970; 0: not yet
             while True:
-                if not select.select([sock], [], [], 0.2)[0]:
-                    if stop.is_set() or (end is not None and time.monotonic() > end):
-                        return count  # All that had arrived is recorded.
+                ready = select.select([sock], [], [], 0.2)[0]
+                if not stopped and (stop.is_set() or (end is not None and time.monotonic() > end)):
+                    stopped = time.time_ns()
+                if not ready:
+                    if stopped:
+                        return count
                     continue
                 data, (control, *_), _, address = sock.recvmsg(65535, 64)
+                seconds_part, nanoseconds = struct.unpack("qq", control[2])
+                stamp = seconds_part * 1_000_000_000 + nanoseconds
+                if stopped and stamp > stopped:  # All that had arrived is recorded, and loopback may never be silent.
+                    return count
                 packet = decode(data) if address[2] != _PACKET_OUTGOING else None
                 if packet is not None and port in (packet.source_port, packet.destination_port):
-                    seconds_part, nanoseconds = struct.unpack("qq", control[2])
-                    recorder.add(0, seconds_part * 1_000_000_000 + nanoseconds, data)
+                    recorder.add(0, stamp, data)
                     recorder.flush()
                     count += 1
         except OSError as error:
