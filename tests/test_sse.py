@@ -212,7 +212,7 @@ def test_no_input_takes_more_than_linear_time():
     events = lambda n: b"data: x\r\n\r\n" * (n // 11)  # noqa: E731
     for make, size in ((line, 1), (events, 1), (line, 4096), (events, 1 << 20)):
         times = []
-        for n in (20_000, 160_000):
+        for n in (10_000, 80_000):
             wire = pieces(make(n), size)
             start = time.process_time()
             decode(wire)
@@ -419,7 +419,7 @@ async def test_every_place_that_is_remembered_can_be_come_back_to():
                 assert await stream.rest() == [str(number) for number in range(have + 1, 13)]
 
 
-@pytest.mark.parametrize("have", ["1", "13", "99", "x", "-1", "1.5", "9" * 5000, "٣"])
+@pytest.mark.parametrize("have", ["1", "13", "99", "x", "-1", "1.5", pytest.param("9" * 5000, id="huge"), "٣"])
 async def test_who_comes_too_late_is_told_so_and_gets_all_there_is(have):
     async with sse.serve(first=1, history=10) as broker:
         for number in range(1, 13):
