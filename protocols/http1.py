@@ -18,6 +18,8 @@ from __future__ import annotations
 import http
 import re
 from collections import deque
+from functools import lru_cache
+from typing import NamedTuple
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1_connection import (
@@ -25,6 +27,7 @@ from protocols.http1_connection import (
     CHUNKED,
     NO_BODY,
     NOTHING,
+    SWITCHED,
     UNTIL_CLOSE,
     Connection,
     ConnectionClosed,
@@ -50,8 +53,7 @@ __all__ = [
     "ServerConnection",
 ]
 
-_REASONS = {status.value: status.phrase for status in http.HTTPStatus}
-STATUS_LINES = {status: f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n".encode() for status in range(100, 600)}
+REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
 class ServerConnection(Connection):
@@ -135,51 +137,73 @@ class ServerConnection(Connection):
             method, version, self.keep_alive = "", (1, 1), False
         else:
             raise LocalProtocolError(f"there is no request that status {status} could be for")
-        lines, fields = encode_fields(pairs)
-        length = fields.get("content-length")
-        switches = status == 101 or (method == "CONNECT" and 200 <= status < 300)
-        if status not in STATUS_LINES or "transfer-encoding" in fields:
-            raise LocalProtocolError("no such status, or a Transfer-Encoding, which is for the connection to choose")
-        if length is not None and (status < 200 or status == 204 or switches):
-            raise LocalProtocolError(f"Content-Length in a response with status {status} (RFC 9110 §8.6)")
-        if status < 200 or switches:
-            return self._interim(status, lines, switches, version)
-
-        added = b""
-        keep_alive = self.keep_alive and not ("connection" in fields and "close" in tokens(fields["connection"]))
-        if method == "HEAD" or status in (204, 304):
-            framing = NO_BODY
-            if body is not None and length is None and status not in (204, 304):
-                added = b"content-length: %d\r\n" % len(body)
-        elif length is not None:
-            framing, self._unsent = BY_LENGTH, content_length(length)
-        elif body is not None:
-            framing, self._unsent, added = BY_LENGTH, len(body), b"content-length: %d\r\n" % len(body)
-        elif version > (1, 0):
-            framing, added = CHUNKED, b"transfer-encoding: chunked\r\n"
-        else:
-            framing, keep_alive = UNTIL_CLOSE, False
-        if (not keep_alive or version == (1, 0)) and "connection" not in fields:
-            added += b"connection: keep-alive\r\n" if keep_alive else b"connection: close\r\n"
-        if body is not None and framing is BY_LENGTH and self._unsent != len(body):
-            raise LocalProtocolError("Content-Length is not the length of the body")
-        self.keep_alive, self.may_answer = keep_alive, False
-        head = STATUS_LINES[status] + lines + added + b"\r\n"
-        if body is None:
-            self._framing = framing
-            return head
-        self._sent()
-        return head + body if framing is BY_LENGTH else head
-
-    def _interim(self, status: int, lines: bytes, switches: bool, version: tuple[int, int]) -> bytes:
-        """A head that is not the last, or the last one that is HTTP."""
-        if version == (1, 0) and status < 200:
-            raise LocalProtocolError(f"HTTP/1.0 has no status {status} (RFC 9110 §15.2)")
-        if switches:
+        known = None if body is None else len(body)
+        head = response_head(status, tuple(pairs), known, method, version, self.keep_alive)
+        if head.framing is SWITCHED:
             if not self.is_whole:
                 raise LocalProtocolError("read the request to its end before the switch (RFC 9110 §7.8)")
             self._read, self._request, self.may_answer = self._read_switched, None, False
-        return STATUS_LINES[status] + lines + b"\r\n"
+        if head.framing is SWITCHED or status < 200:
+            return head.lines
+        self.keep_alive, self.may_answer = head.keep_alive, False
+        if body is None:
+            self._framing, self._unsent = head.framing, head.length
+            return head.lines
+        self._sent()
+        return head.lines + body if head.framing is BY_LENGTH else head.lines
+
+
+class Head(NamedTuple):
+    """The head of a response, and what it says about what follows."""
+
+    lines: bytes
+    framing: str = NO_BODY
+    length: int = 0  # bytes of the body, if it is framed by its length
+    keep_alive: bool = True
+
+
+@lru_cache(maxsize=512)  # A server sends the same few heads again and again.
+def response_head(
+    status: int,
+    pairs: tuple[tuple[str, str], ...],
+    known: int | None,
+    method: str,
+    version: tuple[int, int],
+    keep_alive: bool,
+) -> Head:
+    """Decide how the body of a response ends (§6); *known*: how many bytes it has, if that is known."""
+    lines, fields = encode_fields(pairs)
+    length = fields.get("content-length")
+    switches = status == 101 or (method == "CONNECT" and 200 <= status < 300)
+    if not 100 <= status < 600 or "transfer-encoding" in fields:
+        raise LocalProtocolError("no such status, or a Transfer-Encoding, which is for the connection to choose")
+    if length is not None and (status < 200 or status == 204 or switches):
+        raise LocalProtocolError(f"Content-Length in a response with status {status} (RFC 9110 §8.6)")
+    if status < 200 and version == (1, 0):
+        raise LocalProtocolError(f"HTTP/1.0 has no status {status} (RFC 9110 §15.2)")
+    lines = f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n".encode() + lines
+    if status < 200 or switches:
+        return Head(lines + b"\r\n", SWITCHED if switches else NO_BODY)
+
+    if "connection" in fields and "close" in tokens(fields["connection"]):
+        keep_alive = False
+    if length is None and known is not None and status not in (204, 304):
+        length = str(known)
+        lines += b"content-length: %d\r\n" % known
+    framing = NO_BODY
+    if method != "HEAD" and status not in (204, 304):
+        if length is not None:
+            framing = BY_LENGTH
+            if known not in (None, content_length(length)):
+                raise LocalProtocolError("Content-Length is not the length of the body")
+        elif version > (1, 0):
+            framing = CHUNKED
+            lines += b"transfer-encoding: chunked\r\n"
+        else:
+            framing, keep_alive = UNTIL_CLOSE, False
+    if (not keep_alive or version == (1, 0)) and "connection" not in fields:
+        lines += b"connection: keep-alive\r\n" if keep_alive else b"connection: close\r\n"
+    return Head(lines + b"\r\n", framing, content_length(length or "0"), keep_alive)
 
 
 class ClientConnection(Connection):

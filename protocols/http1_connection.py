@@ -72,6 +72,7 @@ _END = EndOfMessage()
 
 # How the end of the body being sent is told.
 UNTIL_CLOSE, BY_LENGTH, CHUNKED, NO_BODY, NOTHING = "until close", "by length", "chunked", "no body", "nothing to send"
+SWITCHED = "not HTTP any more"
 
 
 class Connection:

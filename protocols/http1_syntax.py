@@ -95,8 +95,6 @@ def _check_target(method: str, target: str) -> None:
 
 def is_host(value: str) -> bool:
     """Is this "host" or "host:port", without user, path, list or space (RFC 9110 §7.2)?"""
-    if COMMON_HOST.fullmatch(value):
-        return True
     match = HOST.fullmatch(value)
     if not match or (match[2] and int(match[2]) > 65535):
         return False
@@ -114,7 +112,7 @@ def host_of(fields: Mapping[str, str], target: str, version: tuple[int, int]) ->
     if host is None:
         if version > (1, 0):
             raise RemoteProtocolError("no Host (§3.2)", 400)
-    elif not is_host(host):
+    elif not (COMMON_HOST.fullmatch(host) or is_host(host)):
         more = ": it is a list, or was sent twice" if "," in host else ""
         raise RemoteProtocolError(f"Host is not host or host:port{more} (§3.2)", 400)
     if target[0] != "/" and (absolute := ABSOLUTE_FORM.fullmatch(target)):

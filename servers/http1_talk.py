@@ -24,6 +24,16 @@ AT_ONCE = 16  # pipelined requests, or pieces of a body, before it is the turn o
 
 log = logging.getLogger("servers.http1")
 
+
+class NoBody(AsyncIterator[bytes]):
+    """The body of a request that has none."""
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+
+NO_BODY = NoBody()
+
 Respond = Callable[[site.Request], site.Response | Awaitable[site.Response]]
 
 
@@ -149,7 +159,7 @@ class Talk(asyncio.Protocol):
                     if not self.answered(event):
                         return
                 elif event is None:
-                    if self.conn.unread == 0:
+                    if not self.conn.unread:
                         self.allow("idle", self.limits.idle_seconds)
                     elif self.phase != "head":  # The first bytes of a request: from now on, time runs.
                         self.allow("head", self.limits.head_seconds)
@@ -173,7 +183,8 @@ class Talk(asyncio.Protocol):
 
     def answered(self, request: Request) -> bool:
         """Answer the request now, if that needs no waiting, and say whether the next one may follow."""
-        asked = site.Request(request.method, request.path, request.fields, self.body())
+        body = NO_BODY if self.conn.is_whole else self.body()
+        asked = site.Request(request.method, request.path, request.fields, body)
         try:
             response = self.server.respond(asked)
             if not (isinstance(response, site.Response) and isinstance(response.body, bytes) and self.conn.is_whole):

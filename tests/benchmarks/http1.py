@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h11
+import httptools
+
 from protocols.http1 import EndOfMessage, ServerConnection
 
 ROUNDS = 5
@@ -47,30 +50,45 @@ def ours() -> None:
     assert isinstance(conn.next_event(), EndOfMessage)
 
 
-def with_httptools() -> None:
-    import httptools
+class Callbacks:
+    """The least that a user of httptools has to do: keep the fields, as they come."""
 
-    class Callbacks:
-        def on_url(self, url: bytes) -> None:
-            self.url = url
+    def __init__(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
 
-        def on_header(self, name: bytes, value: bytes) -> None:
-            fields.append((name, value))
+    def on_url(self, url: bytes) -> None:
+        self.url = url
 
-        def on_message_complete(self) -> None:
-            self.whole = True
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
 
-    fields: list[tuple[bytes, bytes]] = []
-    callbacks = Callbacks()
+    def on_message_complete(self) -> None:
+        self.whole = True
+
+
+class Decoding(Callbacks):
+    """What our parser does besides: text, and names in lower case."""
+
+    def on_url(self, url: bytes) -> None:
+        self.target = url.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+
+def with_httptools(kind: type[Callbacks] = Callbacks) -> None:
+    callbacks = kind()
     parser = httptools.HttpRequestParser(callbacks)
     parser.feed_data(BROWSER)
+    parser.get_method()
     assert callbacks.whole
-    assert len(fields) == 9
+
+
+def with_httptools_decoding() -> None:
+    with_httptools(Decoding)
 
 
 def with_h11() -> None:
-    import h11
-
     conn = h11.Connection(h11.SERVER)
     conn.receive_data(BROWSER)
     conn.next_event()
@@ -81,7 +99,7 @@ def parsing() -> None:
     print("\nParsing a browser's request (nine fields, a fresh parser), the best of many")
     best: dict[Callable[[], None], float] = {}
     for _ in range(20 * ROUNDS):
-        for parse, times in ((ours, 300), (with_httptools, 300), (with_h11, 60)):
+        for parse, times in ((ours, 300), (with_httptools, 300), (with_httptools_decoding, 300), (with_h11, 60)):
             began = time.perf_counter()
             for _ in range(times):
                 parse()
@@ -89,6 +107,13 @@ def parsing() -> None:
     us = {parse: 1e6 * seconds for parse, seconds in best.items()}
     row("protocols/http1.py", us[ours], "µs")
     row("httptools (C)", us[with_httptools], "µs", f"ours takes {us[ours] / us[with_httptools]:.2f} times as long")
+    same = us[with_httptools_decoding]
+    row(
+        "httptools, and text and lower case in its callbacks",
+        same,
+        "µs",
+        f"ours takes {us[ours] / same:.2f} times as long",
+    )
     row("h11", us[with_h11], "µs", f"ours is {us[with_h11] / us[ours]:.1f} times as fast")
 
 
