@@ -65,8 +65,13 @@ def background(clone: Path, line: str, port: int):
         ["bash", "-c", f"exec {line}"], cwd=clone, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    wait_until_ready(process, port, line)
-    yield
+    try:
+        wait_until_ready(process, port, line)
+        yield
+    except BaseException:  # A command beside it has failed: what runs must not be taken for the next test's server.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=10)
     # What make says of a Ctrl-C: 2, or that it died of it, although the program ended well.

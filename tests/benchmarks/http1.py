@@ -27,7 +27,8 @@ from protocols.http1 import EndOfMessage, ServerConnection
 ROUNDS = 5
 BROWSER = (  # what a browser sends, nine fields
     b"GET /tiles?n=100 HTTP/1.1\r\nHost: 127.0.0.1:7003\r\n"
-    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 "
+    b"Safari/537.36\r\n"
     b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n"
     b"Accept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nConnection: keep-alive\r\n"
     b"Cookie: a=b; session=0123456789abcdef\r\nUpgrade-Insecure-Requests: 1\r\nCache-Control: max-age=0\r\n\r\n"
@@ -150,7 +151,8 @@ def http1(folder: Path, port: int) -> list[str]:
     """Ours, on the standard event loop, without the log."""
     (folder / "ours.py").write_text(
         "import asyncio, resource\nfrom servers import http1\n"
-        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\nresource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
         f"async def main():\n    async with http1.serve(port={port}):\n        await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
     )
@@ -160,8 +162,8 @@ def http1(folder: Path, port: int) -> list[str]:
 def uvicorn(folder: Path, port: int) -> list[str]:
     """With uvloop and httptools, which are C."""
     (folder / "app.py").write_text(UVICORN)
-    return [sys.executable, "-m", "uvicorn", "--app-dir", str(folder), "--port", str(port), "--loop", "uvloop",
-            "--http", "httptools", "--no-access-log", "--log-level", "error", "--limit-concurrency", "100000", "app:app"]  # fmt: skip
+    options = "--loop uvloop --http httptools --no-access-log --log-level error --limit-concurrency 100000"
+    return [sys.executable, "-m", "uvicorn", "--app-dir", str(folder), "--port", str(port), *options.split(), "app:app"]
 
 
 SERVERS = {"servers/http1.py": http1, "nginx, one worker": nginx, "uvicorn[standard]": uvicorn}
