@@ -61,6 +61,7 @@ class ServerConnection(Connection):
 
     _request: Request | None = None  # that arrives, or waits for the end of its response
     _empty_lines = 0  # before this request
+    _is_head = False  # What arrives begins like a HEAD request.
     is_whole = True
     """Has the request arrived to its end? One without a body has, with its head."""
     may_answer = True
@@ -76,6 +77,7 @@ class ServerConnection(Connection):
         if self._at == len(data):
             return ConnectionClosed() if self.ended else None
         self.may_answer = True
+        self._is_head = data.startswith(b"HEAD ", self._at)  # Then a refusal has no body either (RFC 9110 §9.3.2).
         head = self._take_head()
         if head is None:
             return None
@@ -88,10 +90,11 @@ class ServerConnection(Connection):
         self._empty_lines = 0
         self.keep_alive = persists(fields, version)
         if "transfer-encoding" in fields or "content-length" in fields:
-            self.is_whole = False
+            self.is_whole = False  # also if it is refused
             if version == (1, 0) and "transfer-encoding" in fields:
                 raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0, which knows none (§6.1)", 400)
             self._expect_body(fields, self._read_end)
+            self.is_whole = "transfer-encoding" not in fields and not self._remaining
         else:
             self._read = self._read_end
         if "expect" in fields and version > (1, 0) and set(tokens(fields["expect"])) - {"100-continue"}:
@@ -134,7 +137,7 @@ class ServerConnection(Connection):
         if self._request:
             method, version = self._request.method, self._request.version
         elif status >= 200:
-            method, version, self.keep_alive = "", (1, 1), False
+            method, version, self.keep_alive = "HEAD" if self._is_head else "", (1, 1), False
         else:
             raise LocalProtocolError(f"there is no request that status {status} could be for")
         known = None if body is None else len(body)

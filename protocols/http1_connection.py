@@ -352,5 +352,5 @@ def _encode_fields(pairs: tuple[tuple[str, str], ...]) -> tuple[bytes, Mapping[s
 def content_length(value: str) -> int:
     """Read our own Content-Length."""
     if not (value.isascii() and value.isdigit()):
-        raise LocalProtocolError(f"Content-Length {value!r} is not a number")
-    return int(value)
+        raise LocalProtocolError(f"Content-Length {value[:40]!r} is not a number")
+    return int(value.lstrip("0")[:20] or 0)

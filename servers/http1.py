@@ -59,7 +59,7 @@ class Server:
         """End: connections between two requests now, the others when theirs is answered, or time is up."""
         self.draining = True
         for talk in list(self.talks):
-            if talk.phase == "idle":
+            if talk.phase in ("idle", "taking"):
                 talk.finish()
         self._empty = asyncio.Event()
         if self.talks:
@@ -101,7 +101,7 @@ async def serve(
     """
     limits = Limits(head_seconds, body_seconds, idle_seconds, linger_seconds, max_connections, max_body)
     server = Server(respond, limits)
-    listening = await asyncio.get_running_loop().create_server(lambda: Talk(server), host, port, ssl=ssl, backlog=1024)
+    listening = await asyncio.get_running_loop().create_server(lambda: Talk(server), host, port, ssl=ssl, backlog=256)
     server.address = listening.sockets[0].getsockname()[:2]
     try:
         yield server

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 65536  # bytes that may arrive before somebody wants them
 UNWANTED = 1 << 20  # bytes of a body that nobody wanted, read for the sake of the request behind it
-AT_ONCE = 16  # pipelined requests, or pieces of a body, before it is the turn of other connections
+AT_ONCE = 4  # pipelined requests, or pieces of a body, before it is the turn of other connections
 
 log = logging.getLogger("servers.http1")
 
@@ -131,18 +131,23 @@ class Talk(asyncio.Protocol):
 
     def ring(self) -> None:
         left = self.ends_at - self.clock.time()
-        if self.phase == "work" or left > 0:
-            self.timer = self.clock.call_later(min(left, self.server.tick) if left > 0 else self.server.tick, self.ring)
+        unsent = self.transport.get_write_buffer_size()
+        if self.phase == "work":
+            left = self.server.tick
+        elif left <= 0 and 0 < unsent < self.unsent:  # A slow reader, but it does read.
+            self.allow(self.phase, self.server.tick)
+            left = self.server.tick
+        self.unsent = unsent
+        if left > 0:
+            self.timer = self.clock.call_later(min(left, self.server.tick), self.ring)
         elif self.phase == "head":
             self.refuse(408, "the head of the request did not come in time")
-        elif self.phase == "body" and self.waiter and not self.waiter.done():
-            self.waiter.set_exception(RemoteProtocolError("the body of the request did not come in time", 408))
+        elif self.phase == "body" and self.waiter:
+            if not self.waiter.done():
+                self.waiter.set_exception(RemoteProtocolError("the body of the request did not come in time", 408))
+            self.timer = self.clock.call_later(self.server.tick, self.ring)
         elif self.phase == "idle":
             self.finish()
-        elif self.phase == "linger" and 0 < (unsent := self.transport.get_write_buffer_size()) < self.unsent:
-            self.unsent = unsent  # A slow client, but it does read.
-            self.allow("linger", self.limits.linger_seconds)
-            self.timer = self.clock.call_later(self.server.tick, self.ring)
         else:  # It does not take its answer, or does not end.
             self.transport.abort()
 
@@ -197,11 +202,14 @@ class Talk(asyncio.Protocol):
             return False
         if not self.conn.keep_alive:
             self.finish()
+        elif self.full:
+            self.allow("taking", self.limits.body_seconds)
+            self.unsent = self.transport.get_write_buffer_size() + 1
         return self.conn.keep_alive and not self.full
 
     def head(self, request: Request, response: site.Response, body: bytes | None = None) -> bytes:
         fields = (*response.fields, self.server.date())
-        if self.server.draining or self.wants_continue:  # Will it send the body, now? Nobody knows.
+        if self.server.draining or self.wants_continue:  # Nobody knows whether it sends the body now.
             fields = (*fields, ("connection", "close"))
         if self.server.logs:
             log.info("< %s %s %s", self.peer, request.method, request.target[:100])
@@ -211,7 +219,7 @@ class Talk(asyncio.Protocol):
     # Answering in a task.
 
     async def answer(self, request: Request, coming: site.Response | Awaitable[site.Response]) -> None:
-        self.wants_continue = request.expects_continue and not self.conn.is_whole
+        self.wants_continue = request.expects_continue and not (self.conn.is_whole or self.conn.unread)
         try:
             response = coming if isinstance(coming, site.Response) else await coming
             if isinstance(response.body, bytes):
@@ -270,9 +278,12 @@ class Talk(asyncio.Protocol):
         self.transport.write(data)
         if self.full:
             await self.wait("write")
+        elif self.transport.is_closing():
+            await asyncio.sleep(0)  # The client is gone. Without a pause nobody could tell us, nor anybody else.
 
     async def wait(self, phase: str) -> None:
         self.allow(phase, self.limits.body_seconds)
+        self.unsent = self.transport.get_write_buffer_size() + 1
         self.waiter = self.clock.create_future()
         try:
             await self.waiter
@@ -305,6 +316,7 @@ class Talk(asyncio.Protocol):
         if not self.conn.may_answer:
             self.transport.abort()  # In the middle of an answer: nothing but a broken end says that it is not whole.
             return
+        self.conn.keep_alive = False
         fields: Pairs = (("content-type", "text/plain; charset=utf-8"), self.server.date())
         self.transport.write(self.conn.send_response(status, fields, f"{reason}\n".encode()))
         self.finish()

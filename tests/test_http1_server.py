@@ -389,6 +389,74 @@ async def test_a_client_that_asks_and_asks_and_never_reads():
         assert talk.transport.get_write_buffer_size() < 1_000_000
 
 
+async def test_a_client_that_goes_in_the_middle_stops_nobody_else():
+    """What is sent to a client that is gone never waits for it: without a pause of its own, nobody else had a turn."""
+    async with http1.serve() as server:
+        for vanish in (Peer.reset, lambda peer: peer.writer.transport.abort()):
+            async with peer_of(server) as peer:
+                peer.writer.write(HELLO.replace(b"/ ", b"/bytes/999999999999999 "))
+                await peer.reader.readexactly(1_000_000)
+                vanish(peer)
+            async with peer_of(server) as other:
+                other.send(HELLO)
+                assert (await other.answer())[0].status == 200
+        while server.talks:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size", [262_000, 1_000_000])
+async def test_a_slow_reader_gets_all_of_it(size):
+    """It takes a few times the deadlines, but it takes. The head comes in two segments, and had a deadline too."""
+    limits = dict.fromkeys(("head_seconds", "body_seconds", "idle_seconds", "linger_seconds"), 4 * TICK)
+    async with http1.serve(**limits) as server, asyncio.timeout(2 * PATIENCE):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(client, server.address)
+            request = HELLO.replace(b"/ ", b"/bytes/%d " % size)
+            await loop.sock_sendall(client, request[:10])
+            while not server.talks:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            (talk,) = server.talks
+            talk.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            await asyncio.sleep(TICK)
+            await loop.sock_sendall(client, request[10:])
+            got, began = b"", time.monotonic()
+            while len(got.partition(b"\r\n\r\n")[2]) < size:
+                data = await loop.sock_recv(client, size // 24)
+                assert data, f"cut off after {len(got)} bytes"
+                got += data
+                await asyncio.sleep(TICK / 2)
+            assert time.monotonic() - began > 8 * TICK
+
+
+async def test_leading_zeros_of_a_length():
+    wire = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"0" * 5000 + b"70000\r\n\r\n" + bytes(70_000)
+    async with http1.serve() as server, peer_of(server) as peer:
+        peer.send(wire, "POST")
+        head, body = await peer.answer()
+        assert (head.status, len(body)) == (200, 70_000)
+
+
+async def test_a_refused_head_has_no_body():
+    """RFC 9110 §9.3.2, also when it is refused before anything else of it was looked at."""
+    async with http1.serve() as server:
+        for wrong in (b"HEAD / HTTP/1.1\r\n\r\n", b"HEAD / HTTP/2.0\r\n\r\n", b"HEAD / HTTP/1.1\r\nHost : a\r\n\r\n"):
+            wire = await talk(server, wrong)
+            assert statuses(wire) in ([400], [505])
+            assert wire.endswith(b"\r\n\r\n")
+
+
+async def test_who_did_not_wait_for_100_keeps_its_connection():
+    ask = b"POST /nothing HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    async with http1.serve() as server, peer_of(server) as peer:
+        for length in (0, 5):
+            peer.send(ask % length + b"hello"[:length], "POST")
+            head, _ = await peer.answer()
+            assert (head.status, head.fields.get("connection")) == (404, None)
+
+
 # -- Mistakes and ends -------------------------------------------------------------------------------
 
 
@@ -409,6 +477,7 @@ async def test_a_mistake_of_the_site_is_a_500_and_the_server_goes_on(caplog):
         for path in (b"/later", b"/now", b"/split"):
             wire = await talk(server, HELLO.replace(b"/ ", path + b" "))
             assert statuses(wire) == [500]
+            assert b"\r\nconnection: close\r\n" in wire
             assert b"evil" not in wire
         assert statuses(await talk(server, HELLO)) == [200]
     assert "a mistake" in caplog.text
