@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.http1 import ClientConnection, Data, EndOfMessage, Event, Pairs, Response
+from protocols.http1 import ClientConnection, Data, Event, Pairs, Response
 
 READ = 1 << 18  # bytes taken from the socket, or unpacked, at a time
 SHOWN = 60  # bytes of a piece of a body that are logged
@@ -79,7 +79,7 @@ class Connection:
         self._watch: asyncio.Task[None] | None = None  # while it is kept
         self._go = asyncio.Event()  # The server wants the body.
         self._error: Exception | None = None  # out of the caller's own body
-        self._all_sent = self._all_read = self._has_moved = self._is_closed = False
+        self._has_moved = self._is_closed = False
         self.has_heard = False
         """Has a byte of the answer arrived?"""
         self.is_reused = False
@@ -107,20 +107,21 @@ class Connection:
         _, target = split(request.url)
         names, body = {name.lower() for name, _ in request.fields}, request.body
         fields = [*([] if "host" in names else [("Host", self.origin.authority)]), *request.fields]
-        self._all_sent = body is None or (isinstance(body, bytes) and not request.expect)
-        if not self._all_sent:
+        if body is None and names & {"content-length", "transfer-encoding"}:
+            raise LocalProtocolError("the fields speak of a body, and there is none")
+        at_once = body if isinstance(body, bytes) and not request.expect else None
+        if body is not None and at_once is None:
             if isinstance(body, bytes):
                 fields.append(("Content-Length", str(len(body))))
             elif "content-length" not in names:
                 fields.append(("Transfer-Encoding", "chunked"))
             if request.expect:
                 fields.append(("Expect", "100-continue"))
-        at_once = body if self._all_sent and isinstance(body, bytes) else None
         data = self._http.send_request(request.method, target, fields, at_once)
         for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n"):
             log.info("> %s", repr(line)[2:-1])
         self._writer.write(data)
-        if body is not None and not self._all_sent:
+        if body is not None and at_once is None:
             self._go = asyncio.Event()
             if not request.expect:
                 self._go.set()
@@ -142,7 +143,6 @@ class Connection:
                     return  # The server takes no more. Perhaps it has said why.
                 self._has_moved = True
             self._writer.write(self._http.end())
-            self._all_sent = True
         except Exception as error:
             self._error = error
             self._writer.transport.abort()  # Half a body must not pass for a whole one.
@@ -163,7 +163,7 @@ class Connection:
 
     async def head(self, seconds: float | None) -> Response:
         """The next final answer's."""
-        self._all_read = self.has_heard = False
+        self.has_heard = False
         for _ in range(INTERIM):
             event = await self._event(seconds)
             if not isinstance(event, Response):
@@ -183,7 +183,6 @@ class Connection:
         while isinstance(event := await self._event(seconds), Data):
             log.info("< %s", _shown(event.data))
             yield event.data
-        self._all_read = True
 
     async def _event(self, seconds: float | None) -> Event:
         """What the server says next. TimeoutError: nothing went to and fro for so long."""
@@ -216,10 +215,9 @@ class Connection:
         if not self._http.keep_alive:
             return False
         with contextlib.suppress(RemoteProtocolError):
-            while not self._all_read and isinstance(event := self._http.next_event(), Data | EndOfMessage):
-                self._all_read = isinstance(event, EndOfMessage)
-        sent = self._all_sent and not self._writer.transport.get_write_buffer_size()
-        return sent and self._all_read and self._http.is_idle
+            while isinstance(self._http.next_event(), Data):
+                pass
+        return self._http.is_idle and not self._writer.transport.get_write_buffer_size()
 
     def keep(self, kept: list[Connection], seconds: float) -> None:
         """Be one of those that are kept, for so long, or until the server ends it, or says what nobody has asked."""

@@ -219,6 +219,11 @@ class ClientConnection(Connection):
         self._methods: deque[tuple[str, bool]] = deque()  # of requests to be answered; does it ask to upgrade?
         self._last = False  # The server has said that the response at hand is its last.
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being sent, no answer is awaited, and nothing of one is here."""
+        return self._framing is NOTHING and not self._methods and super().is_idle
+
     def send_request(self, method: str, target: str, pairs: Pairs, body: bytes | None = None) -> bytes:
         """Return the bytes of a request: with *body*, the whole of it.
 
@@ -236,17 +241,19 @@ class ClientConnection(Connection):
             raise LocalProtocolError(str(error)) from None
         if coding is not None and (coding != "chunked" or length is not None or body is not None):
             raise LocalProtocolError("Transfer-Encoding is chunked, and alone, or there is none")
+        size = content_length(length) if length is not None else len(body or b"")
         if body is not None and length is None:
-            length = str(len(body))
-            lines += b"content-length: %d\r\n" % len(body)
-        if coding is not None:
-            self._framing = CHUNKED
-        elif length is not None:
-            self._framing, self._unsent = BY_LENGTH, content_length(length)
+            lines += b"content-length: %d\r\n" % size
+        elif body is not None and size != len(body):
+            raise LocalProtocolError("Content-Length is not the length of the body")
+        out = f"{method} {target} HTTP/1.1\r\n".encode() + lines + b"\r\n" + (body or b"")
+
+        # All is checked. Only now does anything change: what is refused leaves the connection as it was.
         self._methods.append((method, "upgrade" in fields))
         self.keep_alive = persists(fields, (1, 1))
-        head = f"{method} {target} HTTP/1.1\r\n".encode() + lines + b"\r\n"
-        return head if body is None else head + self.send_data(body) + self.end()
+        if body is None and (coding is not None or length is not None):
+            self._framing, self._unsent = (BY_LENGTH, size) if coding is None else (CHUNKED, 0)
+        return out
 
     def next_event(self) -> Event | None:
         try:

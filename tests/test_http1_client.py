@@ -28,7 +28,7 @@ import pytest
 from clients.http1 import Answer, Client, Request, main, pipeline, redirected
 from clients.http1_connection import split
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.http1 import Response
+from protocols.http1 import ClientConnection, Data, EndOfMessage, Response
 from servers.http1 import serve
 from tests.conftest import TICK, need_tool
 
@@ -268,6 +268,58 @@ async def test_what_cannot_be_sent_is_not(url, fields):
         with pytest.raises(LocalProtocolError):
             await us.request("GET", url.format(base), fields=fields)
     assert not any(asked)
+
+
+LONG = ("Content-Length", "1" * 5000)  # int() takes no more than 4300 digits
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        ([("Transfer-Encoding", "chunked")], None),
+        ([("Content-Length", "3")], None),
+        ([LONG], None),
+        ([("Content-Length", "3")], b"x"),
+        ([LONG], b"x"),
+        ([("Transfer-Encoding", "chunked")], b"x"),
+        ([("A", "b\r\nX: y")], None),
+    ],
+)
+async def test_what_cannot_be_sent_leaves_the_connection_as_it_was(fields, body):
+    server = Counting()
+    async with server_that(server) as url, client() as us:
+        await us.request("GET", url)
+        with pytest.raises(LocalProtocolError):
+            await us.request("GET", url, fields=fields, body=body)
+        for _ in range(2):
+            assert (await us.request("GET", url)).body == b"ok"
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [[("Content-Length", "3")], [LONG], [("Transfer-Encoding", "chunked")], [("A ", "b")]]
+)
+def test_what_the_core_refuses_to_send_changes_nothing(fields):
+    http = ClientConnection()
+    with pytest.raises(LocalProtocolError):
+        http.send_request("POST", "/", [("Host", "a.lab"), ("Connection", "close"), *fields], b"x")
+    assert http.is_idle
+    assert http.keep_alive
+    assert http.send_request("GET", "/", [("Host", "a.lab")]) == b"GET / HTTP/1.1\r\nHost: a.lab\r\n\r\n"
+
+
+def test_the_core_is_idle_when_all_is_sent_and_answered():
+    http = ClientConnection()
+    assert http.is_idle
+    http.send_request("POST", "/", [("Host", "a.lab"), ("Content-Length", "1")])
+    http.receive_data(OK)  # before all is sent
+    assert [type(http.next_event()) for _ in range(3)] == [Response, Data, EndOfMessage]
+    assert not http.is_idle
+    http.send_data(b"x")
+    http.end()
+    assert http.is_idle
+    http.send_request("GET", "/", [("Host", "a.lab")])
+    assert not http.is_idle
 
 
 async def test_a_closed_client_asks_nothing():
