@@ -190,13 +190,12 @@ class History:
         self.next += 1
         return wire
 
-    def restore(self, event: Event) -> None:
-        """Take an event of an earlier life. ValueError when its id is no number, or not the next one."""
-        number = int(event.id)
+    def restore(self, number: int, wire: bytes) -> None:
+        """Take an event of an earlier life, as add() returned it. ValueError when it is not the next one."""
         if self._events and number != self.next:
             raise ValueError(f"event {number} where {self.next} should be")
-        self.next = number
-        self.add(event.data, "" if event.type == "message" else event.type)
+        self._events.append(wire)
+        self.next = number + 1
 
     def since(self, last_event_id: str = "") -> list[bytes]:
         """What to send to a client that has that event: those after it.
