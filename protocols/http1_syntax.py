@@ -23,7 +23,9 @@ QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 EXTENSIONS = rf"(?:[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{TOKEN}|{QUOTED}))?)*"  # §7.1.1
 
 FIELD = re.compile(rf"({TOKEN}):[ \t]*+({VALUE})(?<![ \t])\r\n|(?s:.+)")  # or all the rest
-ORIGIN = r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]++|%[0-9A-Fa-f]{2})*+"  # path and query (RFC 3986 §3.3, §3.4)
+# Path and query (RFC 3986 §3.3, §3.4). Browsers send [ ] { } | ^ and ` in a query as they are; the grammar has none of
+# them, a sender has to encode them, and we refuse.
+ORIGIN = r"/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]++|%[0-9A-Fa-f]{2})*+"
 COMMON_LINE = re.compile(rf"({TOKEN}) ({ORIGIN}) HTTP/1\.1")
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]++) HTTP/([0-9])\.([0-9])")
 STATUS_LINE = re.compile(rf"HTTP/([0-9])\.([0-9]) ([1-9][0-9][0-9]) ({VALUE})")
