@@ -159,7 +159,7 @@ class EventSource:
     async def __anext__(self) -> Event:
         while not self._closed:
             if (event := self._take()) is not None:
-                log.info("< %s %s %r", event.id or "-", event.type, event.data[:60])
+                log.info("< %r %r %r", event.id[:60], event.type[:60], event.data[:60])
                 return event
             begins = self._body is None
             try:
@@ -187,7 +187,7 @@ class EventSource:
                 raise Refused(str(error)) from None
             match item:
                 case Comment(text):
-                    log.info("< :%s", text[:60])
+                    log.info("< : %r", text[:60])
                     self._on_comment(text)
                 case Retry(milliseconds):
                     log.info("= the time to wait is %d ms now", milliseconds)
@@ -215,7 +215,7 @@ class EventSource:
         if self._restarting or self._closed:
             self._restarting, self._wait = False, 0
             return
-        log.info("! %s", error or type(error).__name__)
+        log.info("! %s", str(error) or type(error).__name__)
         self._on_error(error)
         if self._attempts is not None and self._failed >= self._attempts:
             self._closed = True
@@ -224,7 +224,7 @@ class EventSource:
         if self._failed:  # Also where the server says "retry: 0".
             wait = max(wait, min(max(wait, 0.1) * 2 ** min(self._failed - 1, 30), self._max_wait))
         self._wait = wait * (1 + self._jitter * random.random())
-        log.info("= connecting again in %.1f s, after event %s", self._wait, self.last_event_id or "-")
+        log.info("= connecting again in %.1f s, after event %r", self._wait, self.last_event_id[:60])
 
     async def _connect(self) -> AsyncIterator[bytes]:
         """Ask, follow redirects, return the body of an event stream. 301 and 308 are for ever: where they led to is
@@ -245,7 +245,8 @@ class EventSource:
             except RemoteProtocolError as error:
                 raise Refused(str(error), status) from None
             if after is None:
-                raise Refused(f"no event stream: status {status}, content-type {kind or 'missing'}"[:200], status)
+                shown = repr(kind[:60]) if kind else "missing"  # It may hold what a terminal obeys.
+                raise Refused(f"no event stream: status {status}, content-type {shown}", status)
             await self._disconnect()
             request, for_ever = after, for_ever and status in PERMANENT
             if for_ever:

@@ -181,7 +181,7 @@ class Broker:
         with self._listening() as queue:
             # Nothing can be published between these two lines.
             old = deque([sse.encode(None, retry=self._retry), *self._history.since(last_event_id)])
-            log.info("= a client that has %s; %d now", last_event_id or "nothing", len(self._queues))
+            log.info("= a client that has %r; %d now", last_event_id[:60], len(self._queues))
             while old:
                 yield joined(old)
             while True:

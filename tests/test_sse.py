@@ -1248,6 +1248,30 @@ async def said(process) -> str:
         return (await process.stdout.read()).decode()
 
 
+async def test_what_the_other_side_says_is_logged_in_one_line_and_moves_no_cursor(caplog):
+    caplog.set_level("INFO", "servers.sse")
+    caplog.set_level("INFO", "clients.sse")
+    evil = "\x1b[2J\x9b2J\x07" + "\u2028" + "x" * 5000
+    async with sse.serve(first=1) as broker:
+        async with asked(broker.address, "/events?since=%1b%5b2J%0d%0a%3d%20listening" + "x" * 500) as stream:
+            await stream.next(Retry)
+        async with asked(broker.address, have="\x9b2J") as stream:
+            await stream.next(Retry)
+    reasons = []
+    wire = f": {evil}\nid: {evil}\nevent: {evil}\ndata: {evil}\n\n".encode()
+    for kind in (b"text/\x9b2J", b"text/html;" * 500):
+        no_stream = b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\ncontent-length: 0\r\n\r\n"
+        async with scripted((OK + wire,), no_stream) as script, source_of(script) as source:
+            await anext(source)
+            with pytest.raises(Refused) as refused:
+                await anext(source)
+            reasons.append(str(refused.value))  # What main() shows.
+    lines = [*caplog.messages, *reasons]
+    assert [line for line in lines if "\\x9b2J" in line], "nothing was logged at all"
+    assert [line for line in lines if not line.isprintable() or len(line) > 400] == []
+    assert not [line for line in lines if line.startswith("= listening")]
+
+
 async def test_the_programs_talk_and_end_well(tmp_path):
     async with program("servers.sse", "--port", "0", "--tick", "0.02", "--log", str(tmp_path / "log")) as server:
         async with asyncio.timeout(200 * TICK):
@@ -1263,7 +1287,7 @@ async def test_the_programs_talk_and_end_well(tmp_path):
         ):
             out = await said(client)
             assert out.startswith(f"> GET http://127.0.0.1:{port}/events\n= the stream begins\n")
-            assert len(re.findall(r"^< \d+ message '\d\d:\d\d:\d\d'$", out, re.M)) == 2
+            assert len(re.findall(r"^< '\d+' 'message' '\d\d:\d\d:\d\d'$", out, re.M)) == 2
             assert await client.wait() == 0
             assert "! no event stream: status 404" in await said(wrong)
             assert await wrong.wait() == 1
