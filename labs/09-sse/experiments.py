@@ -312,10 +312,10 @@ async def seventh(net: Network) -> None:
 )
 async def slow_reader(net: Network) -> None:
     """TCP's window closes, so the server cannot send. Keeping all costs memory without end, a thousand times with
-    a thousand slow clients; waiting makes one slow client the speed of all. So at most 20 events wait for
-    one client (looked at after every ten); then its stream ends, and its queue is forgotten. What is lost? Nothing: when it reads on, it
-    sees the end, comes back, says what it has, and gets the rest from the history that all share. (RFC 9293
-    §3.8.6 is why the server notices; WHATWG HTML §9.2.4 is why it does not matter)
+    a thousand slow clients; waiting makes one slow client the speed of all. So at most 20 events wait for one
+    client (the experiment looks after every ten); then its stream ends, and its queue is forgotten. What is lost?
+    Nothing: when it reads on, it sees the end, comes back, says what it has, and gets the rest from the history
+    that all share. (RFC 9293 §3.8.6 is why the server notices; WHATWG HTML §9.2.4 is why it does not matter)
     """
     slow = net.client.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # Its kernel shall not read for it.
