@@ -19,9 +19,12 @@ from urllib.parse import urlsplit
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import ClientConnection, Data, Event, Pairs, Response
 
-READ = 1 << 18  # bytes taken from the socket, or unpacked, at a time
+READ = 1 << 18  # bytes taken from the socket at a time
 SHOWN = 60  # bytes of a piece of a body that are logged
 INTERIM = 20  # answers with 1xx before the final one
+TURN = 64  # events, or steps of unpacking, until all others have their turn: a server could keep us busy for ever
+PACKED = 4096  # bytes that are unpacked in a step; zlib copies what is left of them whenever a file ends
+UNPACKED = 1 << 16  # bytes that come out of it at most
 ENDLESS = 1 << 62  # The core's limit for bodies: they are not kept here, so the user sets it.
 PORTS = {"http": 80, "https": 443}
 
@@ -80,6 +83,7 @@ class Connection:
         self._go = asyncio.Event()  # The server wants the body.
         self._error: Exception | None = None  # out of the caller's own body
         self._has_moved = self._is_closed = False
+        self._events = 0
         self.has_heard = False
         """Has a byte of the answer arrived?"""
         self.is_reused = False
@@ -186,6 +190,9 @@ class Connection:
 
     async def _event(self, seconds: float | None) -> Event:
         """What the server says next. TimeoutError: nothing went to and fro for so long."""
+        self._events += 1
+        if self._events % TURN == 0:
+            await asyncio.sleep(0)  # As long as something is here already, nothing below lets others run.
         try:
             while (event := self._http.next_event()) is None:
                 self._has_moved = False
@@ -211,12 +218,13 @@ class Connection:
     # Between two requests.
 
     def is_reusable(self) -> bool:
-        """Is all sent, and the answer read, or its rest in memory? Else the next answer would not be the next one's."""
+        """Is all sent, and the answer read, or a short rest here? Else the next answer would not be the next one's."""
         if not self._http.keep_alive:
             return False
         with contextlib.suppress(RemoteProtocolError):
-            while isinstance(self._http.next_event(), Data):
-                pass
+            for _ in range(TURN):
+                if not isinstance(self._http.next_event(), Data):
+                    break
         return self._http.is_idle and not self._writer.transport.get_write_buffer_size()
 
     def keep(self, kept: list[Connection], seconds: float) -> None:
@@ -251,20 +259,25 @@ class Connection:
 
 
 async def unzip(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Unpack gzip, at most READ bytes at a time: a packed kilobyte can be a megabyte, and is not held in memory."""
-    inflate, begun = zlib.decompressobj(wbits=31), False
+    """Unpack gzip, at most UNPACKED bytes at a time: a packed kilobyte can be a megabyte, and is not held in memory."""
+    inflate, begun, steps = zlib.decompressobj(wbits=31), False, 0
     async for piece in pieces:
         begun = True
-        while piece:
-            if inflate.eof:
-                inflate = zlib.decompressobj(wbits=31)  # one file behind the other: RFC 1952 §2.2
-            try:
-                unpacked = inflate.decompress(piece, READ)
-            except zlib.error as error:
-                raise RemoteProtocolError(f"this is not gzip: {error}") from None
-            if unpacked:
-                yield unpacked
-            piece = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+        for start in range(0, len(piece), PACKED):
+            packed = piece[start : start + PACKED]
+            while packed:
+                steps += 1
+                if steps % TURN == 0:
+                    await asyncio.sleep(0)
+                if inflate.eof:
+                    inflate = zlib.decompressobj(wbits=31)  # one file behind the other: RFC 1952 §2.2
+                try:
+                    unpacked = inflate.decompress(packed, UNPACKED)
+                except zlib.error as error:
+                    raise RemoteProtocolError(f"this is not gzip: {error}") from None
+                if unpacked:
+                    yield unpacked
+                packed = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
     if begun and not inflate.eof:
         raise RemoteProtocolError("the packed answer ends in the middle")
 
