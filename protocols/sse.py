@@ -24,6 +24,7 @@ from protocols.errors import LocalProtocolError, RemoteProtocolError
 
 MAX_LINE = 4 << 20  # Else a server that never ends its line owns our memory.
 MAX_EVENT = 16 << 20  # The same with lines, and no blank one.
+MAX_HISTORY = 16 << 20  # bytes of events that are remembered
 LONGEST_RETRY = 10  # digits, some 115 days; int() of thousands of them is slow, and of more than 4300 an error
 
 BOM = b"\xef\xbb\xbf"
@@ -162,7 +163,7 @@ def encode(data: str | None, *, event: str = "", id: str | None = None, retry: i
             raise LocalProtocolError(f"a retry time of {retry} ms")
         fields.append(("retry", str(retry)))
     if data is not None:
-        fields += [("data", line) for line in _lines(data)]
+        fields.append(("data", "\ndata: ".join(_lines(data))))
     # With a space even before nothing: a value that begins with one would lose it.
     return _utf_8("".join(f"{name}: {value}\n" for name, value in fields) + "\n")
 
@@ -175,27 +176,24 @@ def comment(text: str = "") -> bytes:
 class History:
     """The last events of a stream, numbered without a gap, for clients that come back: the replay buffer.
 
-    size    events that are remembered; those before them are forgotten, and a client that missed one is told
-    first   the number of the first event, and so the beginning of all ids
+    size        events that are remembered; those before them are forgotten, and a client that missed one is told
+    first       the number of the first event, and so the beginning of all ids
+    max_bytes   of all events that are remembered, as they are sent: a thousand may be small or large
     """
 
-    def __init__(self, size: int = 1000, first: int = 1) -> None:
+    def __init__(self, size: int = 1000, first: int = 1, max_bytes: int = MAX_HISTORY) -> None:
         self.next = first
-        self._events: deque[bytes] = deque(maxlen=size)
+        self._size, self._max_bytes = size, max_bytes
+        self._events: deque[bytes] = deque()
+        self._bytes = 0
 
-    def add(self, data: str, event: str = "") -> bytes:
-        """Give the event the next number; return what to send. LocalProtocolError as encode()."""
-        wire = encode(data, event=event, id=str(self.next))
+    def add(self, wire: bytes) -> None:
+        """Remember the next event, as encode() has made it: its id is `next`."""
         self._events.append(wire)
+        self._bytes += len(wire)
         self.next += 1
-        return wire
-
-    def restore(self, number: int, wire: bytes) -> None:
-        """Take an event of an earlier life, as add() returned it. ValueError when it is not the next one."""
-        if self._events and number != self.next:
-            raise ValueError(f"event {number} where {self.next} should be")
-        self._events.append(wire)
-        self.next = number + 1
+        while len(self._events) > self._size or self._bytes > self._max_bytes:
+            self._bytes -= len(self._events.popleft())
 
     def since(self, last_event_id: str = "") -> list[bytes]:
         """What to send to a client that has that event: those after it.

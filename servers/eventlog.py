@@ -77,7 +77,10 @@ def read(file: BinaryIO, history: History) -> int:
         if (event := EVENT.fullmatch(block, 0, len(block) - 1)) is None:
             raise ValueError(f"what stands at byte {end} is no event")
         block.decode()  # UnicodeDecodeError is a ValueError.
-        history.restore(int(event[1]), block)
+        if end and int(event[1]) != history.next:
+            raise ValueError(f"event {int(event[1])} where {history.next} should be")
+        history.next = int(event[1])
+        history.add(block)
         end += len(block)
     return end
 

@@ -38,7 +38,7 @@ from servers import command, http1, site
 from servers.eventlog import EventLog, LogError
 
 PORT = 7009
-MAX_DATA = 65536  # bytes that may be published at once
+MAX_EVENT = 65536  # bytes of an event as it is sent. Each line end of its data becomes "\ndata: ", seven times as long.
 REPLAY = 65536  # bytes of old events in one write: a thousand clients that come back must not double the history
 BATCH = 100  # events in the answer to one poll
 LONG_POLL_SECONDS = 25  # Proxies often give up after 30 or 60.
@@ -52,6 +52,10 @@ NO_STORE = STREAM[1]
 PAGE = Path(__file__).with_name("sse.html").read_bytes()
 
 log = logging.getLogger("servers.sse")  # Silent, unless main() gives it a voice.
+
+
+class TooLong(LocalProtocolError):
+    """An event of more than MAX_EVENT bytes."""
 
 
 class Queue:
@@ -83,6 +87,7 @@ class Broker:
     """Numbers events, remembers the last of them, and gives them to whoever listens. To be used on one event loop.
 
     history            events that are remembered, for clients that come back
+    history_bytes      the same in bytes: what is reached first, counts
     queue              events that may wait for one client; one more, and its stream ends
     heartbeat_seconds  of silence after which a comment is sent. A client that misses some knows that the line is dead,
                        a proxy that it is not, and to a client that has vanished a write fails at last
@@ -96,6 +101,7 @@ class Broker:
         self,
         *,
         history: int = 1000,
+        history_bytes: int = sse.MAX_HISTORY,
         queue: int = 100,
         heartbeat_seconds: float = 15,
         retry_ms: int = 2000,
@@ -104,7 +110,7 @@ class Broker:
     ) -> None:
         self.address = ("", 0)
         self.finished = False
-        self._history = sse.History(history, int(time.time() * 1000) if first is None else first)
+        self._history = sse.History(history, int(time.time() * 1000) if first is None else first, history_bytes)
         self._queue, self._heartbeat, self._retry = queue, heartbeat_seconds, retry_ms
         self._queues: set[Queue] = set()
         self._stopped = False
@@ -123,14 +129,15 @@ class Broker:
     def publish(self, data: str, event: str = "") -> int:
         """Number the event, remember it, put it into every queue; return the number. It waits for nobody.
 
-        LocalProtocolError: it is too long, or the format cannot carry it. OSError: the log cannot be written.
+        TooLong, or another LocalProtocolError: the format cannot carry it. OSError: the log cannot be written.
         """
-        if len(data) > MAX_DATA:
-            raise LocalProtocolError(f"an event of more than {MAX_DATA} characters")
         number = self._history.next
+        wire = sse.encode(data, event=event, id=str(number))
+        if len(wire) > MAX_EVENT:
+            raise TooLong(f"an event has at most {MAX_EVENT} bytes as it is sent, this one {len(wire)}")
         if self._log is not None:  # First of all: what a client has seen must be there after a crash.
-            self._log.append(sse.encode(data, event=event, id=str(number)))
-        wire = self._history.add(data, event)
+            self._log.append(wire)
+        self._history.add(wire)
         log.info("> %d %r, to %d", number, data[:60], len(self._queues))
         for queue in list(self._queues):
             if len(queue.events) < self._queue:
@@ -223,10 +230,12 @@ class Broker:
         data = bytearray()
         async for piece in request.body:
             data += piece
-            if len(data) > MAX_DATA:
-                return site.plain(413, f"An event has at most {MAX_DATA} bytes.")
+            if len(data) > MAX_EVENT:
+                return site.plain(413, f"An event has at most {MAX_EVENT} bytes.")
         try:
             return site.plain(201, str(self.publish(data.decode(), event)))
+        except TooLong as error:
+            return site.plain(413, f"Not published: {error}.")
         except (UnicodeDecodeError, LocalProtocolError) as error:
             return site.plain(400, f"This cannot be an event: {error}.")
         except OSError as error:

@@ -432,6 +432,25 @@ async def test_who_comes_too_late_is_told_so_and_gets_all_there_is(have):
             assert await stream.events(10) == [str(number) for number in range(3, 13)]
 
 
+async def test_what_is_remembered_is_bounded_by_bytes_too():
+    async with sse.serve(first=1, history_bytes=10_000) as broker:
+        for number in range(1, 6):
+            broker.publish(str(number) * 3000)
+        broker.publish("\n" * 500)
+        broker.finish()
+        async with asked(broker.address, have="1") as stream:
+            gap = await stream.next()
+            assert (gap.type, gap.id) == ("gap", "3")
+            assert await stream.rest() == ["4" * 3000, "5" * 3000, "\n" * 500]
+    broker = sse.Broker(first=1)
+    tracemalloc.start()
+    for _ in range(500):
+        broker.publish("x" * 65_000)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 17 << 20
+
+
 async def test_a_gap_is_told_once_also_when_there_is_nothing_else_to_tell():
     async with sse.serve(first=5) as broker:
         async with asked(broker.address, have="2") as stream:
@@ -590,6 +609,7 @@ async def test_204_says_that_there_is_no_more_but_not_before_all_is_told():
 
 
 async def test_publishing_by_post():
+    full = 65_536 - len(b"id: 3\ndata: \n\n")
     async with sse.serve(first=1) as broker, asked(broker.address) as stream:
         await listening(broker, 1)
         posts = [
@@ -597,8 +617,10 @@ async def test_publishing_by_post():
             ("/?event=price", b"", 201),
             ("/?event=a%0Ab", b"x", 400),
             ("/", b"\xff", 400),
-            ("/", b"x" * 65_536, 201),
-            ("/", b"x" * 65_537, 413),
+            ("/", b"x" * full, 201),
+            ("/", b"x" * (full + 1), 413),
+            ("/", b"x" * 70_000, 413),
+            ("/", b"\n" * 10_000, 413),  # 70 kB, as it is sent
             ("/events", b"x", 405),
             ("/other", b"x", 404),
         ]
@@ -607,9 +629,10 @@ async def test_publishing_by_post():
                 assert (await post.answer())[0] == status, (target, body[:10])
         assert await stream.next() == Event("hello, 日本\nagain", id="1")
         assert await stream.next() == Event("", "price", "2")
-        assert await stream.next() == Event("x" * 65_536, id="3")
-    with pytest.raises(LocalProtocolError):
-        broker.publish("x" * 65_537)
+        assert await stream.next() == Event("x" * full, id="3")
+        with pytest.raises(sse.TooLong):
+            broker.publish("€" * 25_000)  # Bytes count, not characters.
+        assert broker.publish("next") == 4
 
 
 async def test_the_page_and_what_else_may_be_asked():
