@@ -23,6 +23,7 @@ import random
 import re
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ from protocols.sse import MAX_EVENT, MAX_LINE, Comment, Decoder, Event, Retry
 
 URL = "http://127.0.0.1:7009/events"
 FIELD_VALUE = re.compile(r"[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?")  # RFC 9110 §5.5
+BRIEF = 1  # seconds. A server that ends each stream so soon could do so for ever
 PERMANENT = (301, 308)  # RFC 9110 §15.4.2, §15.4.9
 
 log = logging.getLogger("clients.sse")  # Silent, unless main() gives it a voice.
@@ -59,6 +61,8 @@ class EventSource:
     method, headers, body   of the request; the headers as pairs or a mapping, the body as bytes
     last_event_id           where to begin; later, where it is
     retry_ms                how long to wait before connecting again, until the server says another time ("retry:")
+    min_wait                seconds at least, after a stream that was BRIEF: with "retry: 0", a server that ends each
+                            stream at once would be asked a hundred times a second. (§9.2.3: "wait some more")
     max_wait                seconds. Each attempt that fails doubles the wait, up to this. A fraction *jitter* more is
                             added by chance, or a thousand clients would come back in the same moment
     attempts                how many may fail in a row before the error is raised; None: it never gives up
@@ -81,6 +85,7 @@ class EventSource:
         body: bytes | None = None,
         last_event_id: str = "",
         retry_ms: float = 3000,
+        min_wait: float = 0.1,
         max_wait: float = 30,
         jitter: float = 0.5,
         attempts: int | None = None,
@@ -103,7 +108,7 @@ class EventSource:
         fields = [*(pair for pair in defaults if pair[0].lower() not in names), *fields]
         self._request = Request(method, url, fields, body)
         self.retry_ms = retry_ms
-        self._max_wait, self._jitter, self._attempts = max_wait, jitter, attempts
+        self._min_wait, self._max_wait, self._jitter, self._attempts = min_wait, max_wait, jitter, attempts
         self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
         self._retry_statuses, self._max_redirects = retry_statuses, max_redirects
         self._max_line, self._max_event, self._ssl = max_line, max_event, ssl
@@ -113,6 +118,7 @@ class EventSource:
         self._body: AsyncIterator[bytes] | None = None  # of the answer, while there is one
         self._connection = contextlib.AsyncExitStack()
         self._failed = 0  # attempts in a row
+        self._began = 0.0  # when the stream did
         self._wait = 0.0  # seconds before the next attempt
         self._deadline: asyncio.Timeout | None = None  # of what is awaited now
         self._restarting = self._closed = False
@@ -200,7 +206,7 @@ class EventSource:
         await self._within(None, asyncio.sleep(self._wait))
         self._failed += 1
         self._body = await self._within(self._connect_timeout, self._connect())
-        self._failed = 0
+        self._failed, self._began = 0, time.monotonic()
         self._decoder = Decoder(self.last_event_id, max_line=self._max_line, max_event=self._max_event)
 
     async def _read(self) -> None:
@@ -221,6 +227,8 @@ class EventSource:
             self._closed = True
             raise error
         wait = self.retry_ms / 1000
+        if time.monotonic() - self._began < BRIEF:
+            wait = max(wait, self._min_wait)
         if self._failed:  # Also where the server says "retry: 0".
             wait = max(wait, min(max(wait, 0.1) * 2 ** min(self._failed - 1, 30), self._max_wait))
         self._wait = wait * (1 + self._jitter * random.random())

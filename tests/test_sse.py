@@ -851,7 +851,7 @@ async def scripted(*connections):
 
 
 def source_of(script, **options) -> EventSource:
-    return EventSource(script.url, **{"retry_ms": 1000 * TICK / 5, "jitter": 0, **options})
+    return EventSource(script.url, **{"retry_ms": 1000 * TICK / 5, "min_wait": 0, "jitter": 0, **options})
 
 
 async def all_events(script, **options) -> list[Event]:
@@ -931,6 +931,18 @@ async def test_the_time_to_wait_is_the_servers():
         await all_events(script, retry_ms=10_000)
         times = [asked.time for asked in script.requests]
         assert all(0.14 < later - earlier < 0.15 + 20 * TICK for earlier, later in pairwise(times))
+
+
+async def test_a_server_that_ends_each_stream_at_once_does_not_set_the_pace(monkeypatch):
+    at_once = (OK + b"retry: 0\ndata: a\n\n",)
+    async with scripted(at_once, at_once, (OK + b"retry: 0\n",), NO_MORE) as script:
+        async with EventSource(script.url, jitter=0) as source:
+            assert [event.data async for event in source] == ["a", "a"]
+        assert all(later.time - earlier.time > 0.095 for earlier, later in pairwise(script.requests))
+    monkeypatch.setattr("clients.sse.BRIEF", TICK)
+    async with scripted((OK + b"retry: 0\n\n", 2 * TICK), NO_MORE) as script:  # A stream that has lasted is no storm.
+        async with EventSource(script.url, jitter=0, min_wait=60) as source, asyncio.timeout(100 * TICK):
+            assert [event async for event in source] == []
 
 
 async def test_jitter_waits_longer_and_never_shorter():
@@ -1231,7 +1243,7 @@ async def test_killed_and_restarted_twenty_times_no_event_is_lost_and_none_comes
 
     pid, port = await born(0)
     got, errors = [], []
-    async with EventSource(f"http://127.0.0.1:{port}/events", last_event_id="0", jitter=0, max_wait=0.05,
+    async with EventSource(f"http://127.0.0.1:{port}/events", last_event_id="0", jitter=0, min_wait=0, max_wait=0.05,
                            on_error=errors.append) as source:  # fmt: skip
         for _ in range(20):
             async with asyncio.timeout(200 * TICK):
