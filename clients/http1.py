@@ -24,20 +24,23 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
-from urllib.parse import quote, urljoin
+from urllib.parse import urljoin, urlsplit
 from weakref import WeakValueDictionary
 
 from clients.http1_connection import Body, Connection, Origin, Request, collect, log, split, unzip
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import Pairs, Response
+from protocols.http1_syntax import is_host, request_line
 from protocols.semantics import IDEMPOTENT
 
 URL = "http://127.0.0.1:7003/"
 MAX_ANSWER = 64 << 20  # bytes of an answer that is held in memory
+NO_URL = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/?#\[\]%]|%(?![0-9A-Fa-f]{2})")  # RFC 3986 §2: what no URL may have
 SECRETS = ("authorization", "cookie", "proxy-authorization")
 
 T = TypeVar("T", bytes, AsyncIterator[bytes])
@@ -199,19 +202,30 @@ def redirected(request: Request, response: Response) -> Request | None:
     if response.status not in (301, 302, 303, 307, 308) or "location" not in response.fields:
         return None
     method, url, fields, body, expect = request
-    location = quote(response.fields["location"], safe="!#$%&'()*+,/:;=?@[]~", encoding="latin-1")
+    location = NO_URL.sub(percent, response.fields["location"])
     if (response.status == 303 and method != "HEAD") or (response.status in (301, 302) and method == "POST"):
         method, body, expect = "GET", None, False
         fields = [(name, value) for name, value in fields if not name.lower().startswith("content-")]
     elif not request.is_repeatable:
         return None
     try:
-        url = urljoin(url, location)
-        if split(url)[0] != split(request.url)[0]:
-            fields = [(name, value) for name, value in fields if name.lower() not in (*SECRETS, "host")]
-    except (ValueError, LocalProtocolError):
+        parts = urlsplit(urljoin(url, location))
+        path, query = (re.sub(r"[\[\]]", percent, part) for part in (parts.path, parts.query))
+        url = parts._replace(path=path, query=query).geturl()
+        origin, target = split(url)
+        request_line(f"{method} {target} HTTP/1.1")
+        if not is_host(origin.authority) or not origin.host.encode("idna"):
+            raise ValueError
+    except (ValueError, LocalProtocolError, RemoteProtocolError):  # UnicodeError, from IDNA, is a ValueError.
         raise RemoteProtocolError(f"a redirect to {location[:200]!r}, which is no URL of HTTP") from None
+    if origin != split(request.url)[0]:
+        fields = [(name, value) for name, value in fields if name.lower() not in (*SECRETS, "host")]
     return Request(method, url, fields, body, expect)
+
+
+def percent(found: re.Match[str]) -> str:
+    """RFC 3986 §2.1."""
+    return f"%{ord(found[0]):02X}"
 
 
 async def pipeline(
@@ -273,9 +287,6 @@ def main() -> int:
         return 1
     except LocalProtocolError as error:
         print(f"Not sent: {error}.", file=sys.stderr)
-        return 2
-    except UnicodeError:  # from the encoding of names, IDNA
-        print(f"Cannot connect: {options.url!r} has no name of a host.", file=sys.stderr)
         return 2
     except OSError as error:
         late = error.errno is None and isinstance(error, TimeoutError)  # ours; the kernel's has a number

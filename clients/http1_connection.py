@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import re
+import socket
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
@@ -91,7 +92,10 @@ class Connection:
     @classmethod
     async def open(cls, origin: Origin, tls: ssl.SSLContext | None) -> Connection:
         context = (tls or ssl.create_default_context()) if origin.scheme == "https" else None
-        reader, writer = await asyncio.open_connection(origin.host, origin.port, ssl=context)
+        try:
+            reader, writer = await asyncio.open_connection(origin.host, origin.port, ssl=context)
+        except UnicodeError:  # IDNA: a label that is empty, or longer than 63
+            raise socket.gaierror(socket.EAI_NONAME, f"{origin.host[:80]!r} is no name of a host") from None
         log.info("= connected to %s port %d", origin.host, origin.port)
         return cls(origin, reader, writer)
 

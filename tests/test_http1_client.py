@@ -179,6 +179,10 @@ async def test_proper_answers(method, wire, status, body, at_once):
         (b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://a:b@127.0.0.1/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://[::1/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://a..b/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
+        (b"HTTP/1.1 302 F\r\nLocation: //" + b"a" * 70 + b".x/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
+        (b"HTTP/1.1 302 Found\r\nLocation: //a,b/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
+        (b"HTTP/1.1 302 Found\r\nLocation: //[fe80::1%25eth0]/\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
         (b"HTTP/1.1 302 Found\r\nLocation: javascript:alert(1)\r\nContent-Length: 0\r\n\r\n", "no URL of HTTP"),
     ],
 )
@@ -961,6 +965,10 @@ def test_the_method_after_a_redirect(status, method, then):
         ("/a b", "http://a.lab/a%20b"),
         ("/%C3%A4", "http://a.lab/%C3%A4"),
         ("/\xc3\xa4", "http://a.lab/%C3%A4"),  # UTF-8 as it came, a character per byte
+        ("/y?x[]=1", "http://a.lab/y?x%5B%5D=1"),
+        ("//[::1]:81/[/]?[#[", "http://[::1]:81/%5B/%5D?%5B#["),
+        ("/a%zz%4", "http://a.lab/a%25zz%254"),
+        ('/"<>\\^`{|}\x7f\t', "http://a.lab/%22%3C%3E%5C%5E%60%7B%7C%7D%7F%09"),
         ("", "http://a.lab/d/x"),
     ],
 )
@@ -986,6 +994,20 @@ def test_other_origins_are_told_no_secrets(location, trusted):
     request = Request("GET", "http://a.lab/", [("A", "b"), *secrets])
     after = redirected(request, Response(307, "", {"location": location}, []))
     assert after.fields == (request.fields if trusted else [("A", "b")])
+
+
+@pytest.mark.parametrize("location", [bytes(range(32, 80)), bytes(range(80, 127)), bytes(range(128, 256))])
+async def test_a_redirect_to_whatever_path_is_followed(location):
+    wire = b"HTTP/1.1 302 Found\r\nLocation: /?%b\r\nContent-Length: 0\r\n\r\n" % location
+    async with server_that(that_answers(wire, OK)) as url, client() as us:
+        assert (await us.request("GET", url)).body == b"ok"
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70])
+async def test_a_name_that_is_none_cannot_be_connected_to(host):
+    async with client() as us:
+        with pytest.raises(OSError, match="is no name of a host"):
+            await us.request("GET", f"http://{host}/")
 
 
 async def test_redirects_are_followed_on_one_connection_and_counted():
@@ -1469,7 +1491,7 @@ async def test_ctrl_c():
         (silent, ["http://127.0.0.1:1/"], 2, "Connection refused. Is `make http1-server` running?"),
         (silent, ["-X", "GE T", "{}"], 2, "Not sent: "),
         (silent, ["ftp://x/"], 2, "Not sent: 'ftp://x/' is not like http://host:port/path."),
-        (silent, ["http://a..b/"], 2, "Cannot connect: 'http://a..b/' has no name of a host."),
+        (silent, ["http://a..b/"], 2, "No answer from http://a..b/: 'a..b' is no name of a host."),
         (silent, ["-H", "no colon", "{}"], 2, "'no colon' is not like 'Name: value'"),
     ],
 )
