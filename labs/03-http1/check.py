@@ -181,6 +181,7 @@ class Outcome:
     raised: str
     trailers: list[tuple[bytes, bytes]]
     rest: bytes
+    reproduce: str  # the shell line that sends the same; the server at its other end has the limits of your defaults
 
     @property
     def body(self) -> bytes:
@@ -206,7 +207,8 @@ async def decode(c: Check, inputs: Sequence[Sequence[bytes]], **limits: int) -> 
     for reads, one in zip(inputs, found, strict=True):
         calls = [(bytes.fromhex(given), done) for given, done in one["calls"]]
         trailers = [(bytes.fromhex(name), bytes.fromhex(value)) for name, value in one["trailers"]]
-        outcomes.append(Outcome(reads, calls, one["raised"], trailers, bytes.fromhex(one["rest"])))
+        line = "" if limits else by_hand(reads)
+        outcomes.append(Outcome(reads, calls, one["raised"], trailers, bytes.fromhex(one["rest"]), line))
     return outcomes
 
 
@@ -225,9 +227,9 @@ def accepted(
 ) -> None:
     """The decoder must have taken these bytes for a whole body, and this one."""
     what = told(c, found)
-    details = {"reproduce": by_hand(b"".join(found.reads))}
+    details = {"reproduce": found.reproduce}
     if found.raised == "BadChunk":
-        c.fail(f"Your decoder refused {what}, which is good{note}.", **details)
+        c.fail(f"Your decoder refused {what}, but that is a valid body{note}.", **details)
     if found.body != body:
         c.fail(f"The body that came out of {what} is wrong{note}.", got=found.body, wanted=body, **details)
     if not found.done:
@@ -247,7 +249,7 @@ def refused(c: Check, found: Outcome, why: str) -> None:
     if found.raised == "BadChunk":
         return
     took = "took it for a whole body" if found.done else f"waits for more, and gave {shown(found.body)} as its body"
-    c.fail(f"{what} must be refused: {why}. Your decoder {took}.", reproduce=by_hand(b"".join(found.reads)))
+    c.fail(f"{what} must be refused: {why}. Your decoder {took}.", reproduce=found.reproduce)
 
 
 def told(c: Check, found: Outcome) -> str:
@@ -264,7 +266,7 @@ def told(c: Check, found: Outcome) -> str:
           + (f", rest {shown(found.rest)}" if found.rest else ""))  # fmt: skip
     if found.raised not in ("", "BadChunk"):
         c.fail(f"{shown(wire)}{how}: your decoder raised {found.raised}. Whoever uses it catches BadChunk, and nothing "
-               "else.", reproduce=by_hand(wire))  # fmt: skip
+               "else.", reproduce=found.reproduce)  # fmt: skip
     return shown(wire) + how
 
 
@@ -275,13 +277,23 @@ def shown(data: bytes) -> str:
     return f"{repr(data[:24])[1:-1]} … {repr(data[-16:])[2:]} ({len(data):,} B)"
 
 
-def by_hand(chunks: bytes) -> str:
-    """The shell line that sends these bytes as a request's body to `make http1-exercise`."""
-    if len(chunks) > 200:
+def by_hand(reads: Sequence[bytes]) -> str:
+    """The shell line that sends these bytes as a request's body to `make http1-exercise`, in the same pieces."""
+    if sum(map(len, reads)) > 200:
         return ""
+    first, *others = (for_printf(data) for data in (HEAD + reads[0], *reads[1:]))
+    if len(others) < 4:
+        later = "".join(f"sleep .2; printf {text}; " for text in others)
+    else:
+        later = f'for piece in {" ".join(others)}; do sleep .2; printf "$piece"; done; '
+    return f"(printf {first}; {later}sleep 1) | nc -w2 127.0.0.1 7003"
+
+
+def for_printf(data: bytes) -> str:
+    """Bytes as an argument of the shell's printf. A minus at the beginning would be an option."""
     names = {13: r"\r", 10: r"\n", 37: "%%", 92: r"\\", 39: r"\047"}
-    text = "".join(names.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in HEAD + chunks)
-    return f"(printf '{text}'; sleep 1) | nc -w2 127.0.0.1 7003"
+    text = "".join(names.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in data)
+    return "'" + (r"\055" + text[1:] if text.startswith("-") else text) + "'"
 
 
 # -- The decoder alone: no network yet -----------------------------------------------------------------
@@ -305,9 +317,10 @@ async def one_read(c: Check) -> None:
         b"1A\r\n" + alphabet + b"\r\n1a\r\n" + alphabet + b"\r\n0\r\n\r\n": alphabet * 2,
         b"0\r\n\r\n": b"",
         b"005\r\nhello\r\n000\r\n\r\n": b"hello",
+        b"0000000000005\r\nhello\r\n0000000000000\r\n\r\n": b"hello",
     }
-    for found, body in zip(await decode(c, whole(*cases)), cases.values(), strict=True):
-        accepted(c, found, body)
+    for (wire, body), found in zip(cases.items(), await decode(c, whole(*cases)), strict=True):
+        accepted(c, found, body, note=": zeros before a size change nothing" if wire[:2] == b"00" else "")
 
 
 @step(
@@ -427,12 +440,14 @@ async def extensions(c: Check) -> None:
     trick = b'5;a="\r\nhello\r\n0\r\n\r\n"\r\nabcde\r\n0\r\n\r\n'
     *good, quoted = await decode(c, [*whole(*wires), cut(wires[4], 1), [trick]])
     for found in good:
-        accepted(c, found, b"hello")
+        blank = found.reads[0].startswith(b"5 ")
+        accepted(c, found, b"hello", note=": RFC 9112 §7.1.1 allows bad whitespace (BWS), a blank before the “;”"
+                 if blank else ": whatever stands behind the “;” is ignored")  # fmt: skip
     told(c, quoted)
     if quoted.raised != "BadChunk" and quoted.body != b"hello":
         c.fail("Your decoder looks for the closing quote behind the end of the line. To everybody else the line ends "
                "at CRLF, and what you took for an extension is the body.", got=quoted.body, wanted=b"hello",
-               reproduce=by_hand(trick))  # fmt: skip
+               reproduce=quoted.reproduce)  # fmt: skip
 
 
 @step(
@@ -449,8 +464,13 @@ async def trailer_fields(c: Check) -> None:
     wire = b"5\r\nhello\r\n0\r\nDigest: 5a3c\r\nEmpty:\r\nX-Time: \t12:30 \r\nX-Time:a b\r\n\r\n"
     trailers = [(b"Digest", b"5a3c"), (b"Empty", b""), (b"X-Time", b"12:30"), (b"X-Time", b"a b")]
     cuts = [[wire], *([wire[:i], wire[i:]] for i in range(10, len(wire))), cut(wire, 1)]
-    for found in await decode(c, cuts):
-        accepted(c, found, b"hello", trailers)
+    unusual = {b"a\tb": "a tab between two words", b"J\xfcrg \x80\xff": "bytes from 0x80 to 0xFF (obs-text)"}
+    wires = [b"5\r\nhello\r\n0\r\nA: %s\r\n\r\n" % value for value in unusual]
+    found = await decode(c, cuts + whole(*wires))
+    for one in found[: len(cuts)]:
+        accepted(c, one, b"hello", trailers)
+    for one, (value, what) in zip(found[len(cuts) :], unusual.items(), strict=True):
+        accepted(c, one, b"hello", [(b"A", value)], f": RFC 9110 §5.5 allows {what} in a value")
 
 
 @step(
@@ -481,7 +501,8 @@ async def after_the_data(c: Check) -> None:
     "A size is hexadecimal digits, and nothing else",
     rfc="RFC 9112 §7.1: chunk-size = 1*HEXDIG. " + SMUGGLING,
     symptom="int(text, 16) is made for people: it takes signs, blanks, underscores, 0x. Others read 0x5 as 0: the end.",
-    where="Check the characters before you convert. And there must be at least one.",
+    where="Check the characters before you convert. And there must be at least one. Blanks may stand before a “;”, "
+    "nowhere else.",
     code='match = re.fullmatch(rb"([0-9A-Fa-f]+)(?:[ \\t]*;[\\t -~\\x80-\\xff]*)?", line)\n'
     "if match is None:\n    raise BadChunk(...)",
     seconds=PATIENCE,
@@ -526,6 +547,8 @@ async def bad_trailers(c: Check) -> None:
         b"no field": "there is no colon",
         b": x": "there is no name",
         b"A: b\0c": "NUL ends the text for some recipients",
+        b"A: b\x0b": "a vertical tab is no blank and no part of a value, although strip() takes it off",
+        b"A:\x0cb": "a form feed is no blank and no part of a value, although strip() takes it off",
         b"A b: c": "a blank is no part of a name",
         b"GET / HTTP/1.1": "there is no colon: it is a request that lost the empty line before it",
     }
@@ -688,7 +711,7 @@ async def garbage(c: Check) -> None:
             told(c, first)
             what = told(c, one)
             c.fail(f"Your decoder gives another result for {what} than for the same bytes in one read.",
-                   reproduce=by_hand(b"".join(one.reads)))  # fmt: skip
+                   reproduce=one.reproduce)  # fmt: skip
     c.did(f"= {len(wires)} broken bodies, each cut in three ways: nothing but BadChunk, and always the same")
 
 
@@ -705,7 +728,9 @@ async def garbage(c: Check) -> None:
     seconds=PATIENCE,
 )
 async def next_request(c: Check) -> None:
-    (late,) = await decode(c, [[b"0\r\n\r\n", b"GET / HT", b"TP/1.1"]])
+    late, *behind_crlf = await decode(
+        c, [[b"0\r\n\r\n", b"GET / HT", b"TP/1.1"], [b"0\r\n\r\n\r\nGET"], [b"0\r\n\r\n", b"\r\nGET"]]
+    )
     c.start("server_role", c.net.server.address, c.net.port)
     conn = await c.connect(seconds=10)
     first, second = HEAD + b"5\r\nhello\r\n0\r\n\r\n", HEAD + b"3\r\nbye\r\n0\r\nA: b\r\n\r\n"
@@ -721,6 +746,10 @@ async def next_request(c: Check) -> None:
     await conn.expect(answer(b"hello") + answer(b"bye", 1), "answers to two uploads in pieces of 13 bytes", 5)
     told(c, late)
     c.equal(late.rest, b"GET / HTTP/1.1", "What is given to a decoder that is done belongs to `rest`, too.")
+    for found in behind_crlf:
+        told(c, found)
+        c.equal(found.rest, b"\r\nGET", "All that is behind the end belongs to `rest`, a CRLF too: what it means is "
+                "for the reader of the next message to say (RFC 9112 §2.2).")  # fmt: skip
 
 
 @step(

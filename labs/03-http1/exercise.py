@@ -9,10 +9,10 @@ A body whose length nobody knew in advance travels in chunks, each with its size
     \r\n                                an empty line: the end
     GET / HTTP/1.1\r\n …                not yours: the next request on the same connection
 
-Every line ends with CRLF and nothing else; a size is hexadecimal digits and nothing else. Where two programs read
-the same bytes differently, somebody else's request begins in the middle of yours: so refuse what is not in the
-grammar. Read labs/03-http1/README.md first; check with `make http1-check`, and when you are stuck ask for
-`make http1-hint`. As shipped this file makes the classic mistake: it takes one read for one chunk.
+Every line ends with CRLF and nothing else; a size is hexadecimal digits, and blanks may stand before a “;”, nowhere
+else. Where two programs read the same bytes differently, somebody else's request begins in the middle of yours: so
+refuse what is not in the grammar. Read labs/03-http1/README.md first; check with `make http1-check`, and when you are
+stuck ask for `make http1-hint`. As shipped this file makes the classic mistake: it takes one read for one chunk.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A request with both Content-Length and Transfer-Encoding has two ends. The proxy
 second, and what lies between the two ends is, for the backend, the beginning of the next request: somebody else's.
 Each alone passes every test that its author thought of. (RFC 9112 §6.3, §11.2; experiment `desync`)
 
-Run:   python -m labs.03-http1.proxy                  the proxy on 7103, before its naive backend on 7203
-       python -m labs.03-http1.proxy --backend 7003   before the lab's own server: `make http1-server`
+Run:   .venv/bin/python -m labs.03-http1.proxy                  the proxy on 7103, before its naive backend on 7203
+       .venv/bin/python -m labs.03-http1.proxy --backend 7003   before the lab's own server: `make http1-server`
 Try:   curl http://127.0.0.1:7103/hello
        (printf 'POST / HTTP/1.1\r\nHost: lab\r\nContent-Length: 35\r\nTransfer-Encoding: chunked\r\n\r\n'
         printf '0\r\n\r\nGET /poison HTTP/1.1\r\nIgnore: ') | timeout 1 nc 127.0.0.1 7103
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 
 Address = tuple[str, int]
@@ -110,4 +111,8 @@ async def main() -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main())
+        try:
+            asyncio.run(main())
+        except OSError as error:  # It says which address it was.
+            print(f"Cannot listen: {error.strerror}. Is another proxy running?", file=sys.stderr)
+            sys.exit(2)

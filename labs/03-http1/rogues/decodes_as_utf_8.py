@@ -1,6 +1,6 @@
 """Caught by: garbage: your decoder raised UnicodeDecodeError
 
-Fields are text, so decode() first. The exception is nobody's, and the server's task dies with a traceback.
+Lines are text, so decode() first. The exception is nobody's, and the server's task dies with a traceback.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Generator
 
 # chunk-size [ chunk-ext ]. int(line, 16) alone would take "+5", " 5", "0x5" and "1_0" as well. (§7.1, §7.1.1)
-SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[\t -~\x80-\xff]*)?")
+SIZE = re.compile(r"([0-9A-Fa-f]+)(?:[ \t]*;[\t -~\x80-\U0010ffff]*)?")
 # field-line: no blank before the colon, no CR, LF or NUL in the value. (§5; RFC 9110 §5.1, §5.5)
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)")
 
@@ -73,7 +73,7 @@ class ChunkedDecoder:
         return line[:-2]
 
     def _size(self, line: bytes) -> int:
-        if (match := SIZE.fullmatch(line)) is None:
+        if (match := SIZE.fullmatch(line.decode())) is None:
             raise BadChunk(f"{line[:40]!r} is not the size of a chunk")
         size = int(match[1], 16)  # It does not overflow: this is Python. (§7.1: elsewhere, beware)
         if size > self._allowed:
@@ -86,4 +86,4 @@ class ChunkedDecoder:
             raise BadChunk(f"{line[:40]!r} is not a trailer field")
         if len(self.trailers) == self._max_trailers:
             raise BadChunk(f"more than {self._max_trailers} trailer fields")
-        return match[1], match[2].decode().strip(" \t").encode()
+        return match[1], match[2].strip(b" \t")
