@@ -70,8 +70,9 @@ def read(file: BinaryIO, history: History) -> int:
     end = 0
     for block in blocks(file):
         if not block.endswith(b"\n\n"):
-            # Of a file without one whole event nobody knows what it is: "id: 7" may be all that somebody has written.
-            if not end or not is_torn(block, history.next):
+            if not end:  # "id: 7" may be all that somebody has written. If it is not worth keeping, they can remove it.
+                raise ValueError("there is not one whole event in it")
+            if not is_torn(block, history.next):
                 raise ValueError(f"what stands at byte {end} is no event, nor the beginning of one")
             break
         if (event := EVENT.fullmatch(block, 0, len(block) - 1)) is None:

@@ -718,7 +718,7 @@ GOOD = b"id: 5\ndata: a\n\n"
         GOOD.replace(b"\n", b"\r\n"), b"id: 5\ndata: \xff\n\n", b"id: -4\ndata: a\n\n", b"id: 1_0\ndata: a\n\n",
         GOOD + b"Dear diary\nthis is long\n", GOOD + b"\n", GOOD + b": a comment of mine\n", GOOD + b"id: 7\nda",
         GOOD + b"id: 6\nname: my only copy\n", GOOD + b"id: 6\ndata: b\r\n", GOOD + b"id: 6\ndata: b\nevent: x",
-        GOOD + bytes(4096), GOOD + b"\n" + GOOD, b"data: x\n" * (MAX_EVENT // 4),
+        GOOD + bytes(4096), GOOD + b"\n" + GOOD, b"data: x\n" * (MAX_EVENT // 8 + 200_000),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_log_is_refused_and_left_alone(text, tmp_path):
