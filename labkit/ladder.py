@@ -4,7 +4,8 @@
        0.0ms   ├─ SYN seq 0 ───────────────────────────▶  +50.0 ms
 
 Sequence numbers are relative to the first of each direction, as in Wireshark. Of a long run the
-telling packets are shown: the first, the last, and what is out of the ordinary.
+telling packets are shown: the first, the last, what is out of the ordinary, and data rather than bare
+acknowledgements. Equal ones that follow at once share a line: RST seq 49 (×12).
 """
 
 from __future__ import annotations
@@ -19,24 +20,38 @@ from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 _FLAGS = ((SYN, "SYN"), (FIN, "FIN"), (RST, "RST"), (PSH, "PSH"), (ACK, "ACK"))
 _STAMP = 12  # columns of time, left of the ladder
 _NOTE = 13  # columns right of it, enough for "  +1000.0 ms"; a longer note goes below
+_LANE = 24  # columns between two hosts that leave room for most labels
+_AT_ONCE = 0.005  # seconds; what comes later than that is no burst, and its time matters
 _HALF = 1 << 31
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One line of the ladder: the packet, the words on its arrow, and how telling it is (0: not at all)."""
+    """One line of the ladder: the packet, the words on its arrow, and how telling it is.
+
+    Weight 5: lost. 4: a retransmission, or the first packet of its kind that opens or ends a connection.
+    3: the first data of its kind, or what the wire or a silence sets apart. 2: a message, win 0, sack.
+    1: one more handshake or farewell. 0: the rest.
+    """
 
     packet: Seen
     words: tuple[str, ...]
     weight: int
+    times: int = 1  # how many equal packets it stands for
+    pause: float = 0.0  # ms of silence before it, where that is long
 
     @property
     def label(self) -> str:
-        return " ".join(self.words)
+        return " ".join(self.words) + self._count
+
+    @property
+    def _count(self) -> str:
+        return f" (×{self.times})" if self.times > 1 else ""
 
     def fitted(self, space: int) -> str:
         """The label in so many columns: what matters least is left out first, and no number is ever cut."""
         words = list(self.words)
+        space -= len(self._count)
         for least in ("ack ", "PSH,", "seq "):
             if len(" ".join(words)) <= space:
                 break
@@ -46,7 +61,7 @@ class Rung:
                 words = [word for word in words if not word.startswith(least)]
         while len(words) > 1 and len(" ".join(words)) > space:
             words = [*words[:-2], "…"] if words[-1] == "…" else [*words[:-1], "…"]
-        return " ".join(words)
+        return " ".join(words) + self._count
 
 
 _Way = tuple[str, int, str, int]  # from host and port, to host and port
@@ -59,10 +74,11 @@ class _Connections:
     first: dict[_Way, int] = field(default_factory=dict)
     highest: dict[_Way, int] = field(default_factory=dict)
     numbers: dict[frozenset[tuple[str, int]], int] = field(default_factory=dict)
+    kinds: set[tuple[str, ...]] = field(default_factory=set)  # of packets: who to whom, flags and length
 
 
 def rungs(packets: Iterable[Seen]) -> list[Rung]:
-    """Label each packet in the light of those before it."""
+    """Label and weigh each packet in the light of those before it."""
     known = _Connections()
     found = [_tcp(p, known) if p.protocol == "tcp" and not p.fragment_offset else _other(p) for p in packets]
     if len(known.numbers) > 1:  # Tell connections apart, in the order in which they began.
@@ -87,10 +103,17 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
     seq = (p.seq - known.first[here]) % (1 << 32)
     size = len(p.payload)
     words = [",".join(name for bit, name in _FLAGS if p.flags & bit)]
-    weight = 3 if p.flags & (SYN | FIN | RST) else 0
+    kind = (p.source, p.target, *words, str(size))
+    new = kind not in known.kinds  # The ninth handshake tells less than the first.
+    known.kinds.add(kind)
+    weight = 0
+    if p.flags & (SYN | FIN | RST):
+        weight = 4 if new else 1
+    if size:
+        weight = max(weight, 3 if new else 2 if p.flags & (PSH | FIN) else 0)
     if repeated or (size and seq < known.highest[here] < seq + _HALF):
         words.append("again")
-        weight = 3
+        weight = 4
     known.highest[here] = max(known.highest[here], seq + size if seq + size < _HALF else 0)
     words.append(f"seq {seq}")
     if p.flags & ACK and there in known.first:
@@ -99,21 +122,21 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
         words.append(f"len {size}")
     if p.window == 0 and not p.flags & RST:
         words.append("win 0")
-        weight = max(weight, 1)
+        weight = max(weight, 2)
     if p.sack and there in known.first:
         left, right = ((edge - known.first[there]) % (1 << 32) for edge in p.sack[0])
         words.append(f"sack {left}-{right}")
-        weight = max(weight, 1)
+        weight = max(weight, 2)
     return Rung(p, tuple(words), _weighed(p, weight))
 
 
 def _other(p: Seen) -> Rung:
     name = p.protocol.upper()
     if p.fragment_offset:
-        return Rung(p, (name, f"fragment at {p.fragment_offset},", f"{len(p.payload)} B"), _weighed(p, 1))
+        return Rung(p, (name, f"fragment at {p.fragment_offset},", f"{len(p.payload)} B"), _weighed(p, 2))
     if p.protocol == "icmp" and p.icmp:
         kind = {(3, 3): "port unreachable", (3, 4): "fragmentation needed", (11, 1): "reassembly time exceeded"}
-        return Rung(p, (name, kind.get(p.icmp, f"type {p.icmp[0]} code {p.icmp[1]}")), 3)
+        return Rung(p, (name, kind.get(p.icmp, f"type {p.icmp[0]} code {p.icmp[1]}")), 4)
     words = (name, f"{p.source_port} > {p.target_port}", f"len {len(p.payload)}")
     return Rung(p, (*words, "first fragment") if p.more_fragments else words, _weighed(p, 0))
 
@@ -121,8 +144,8 @@ def _other(p: Seen) -> Rung:
 def _weighed(p: Seen, weight: int) -> int:
     """Weight for what the wire did, beyond delaying it."""
     if p.dropped:
-        return 4
-    return max(weight, 2) if any(w in p.fate for w in ("duplicated", "reordered")) else weight
+        return 5
+    return max(weight, 3) if any(w in p.fate for w in ("duplicated", "reordered")) else weight
 
 
 def silences(packets: Sequence[Seen], most: int = 3) -> dict[int, float]:
@@ -136,6 +159,24 @@ def silences(packets: Sequence[Seen], most: int = 3) -> dict[int, float]:
     limit = max(5.0, 8 * statistics.median(gaps.values()))
     longest = sorted((i for i in gaps if gaps[i] >= limit), key=lambda i: (-round(gaps[i], -1), i))
     return {i: gaps[i] for i in longest[:most]}
+
+
+def collapse(found: Iterable[Rung]) -> list[Rung]:
+    """Equal packets that follow each other at once become one rung that counts them."""
+    joined: list[Rung] = []
+    last = 0.0  # when the packet before was seen
+    for rung in found:
+        p = rung.packet
+        if joined and _line(joined[-1]) == _line(rung) and p.time - last < _AT_ONCE and not rung.pause:
+            joined[-1] = replace(joined[-1], times=joined[-1].times + 1)
+        else:
+            joined.append(rung)
+        last = p.time
+    return joined
+
+
+def _line(rung: Rung) -> tuple[str, ...]:
+    return (rung.packet.source, rung.packet.target, rung.packet.fate, *rung.words)
 
 
 def select(found: Sequence[Rung], most: int) -> list[int]:
@@ -153,18 +194,19 @@ def select(found: Sequence[Rung], most: int) -> list[int]:
 
 
 def draw(packets: Sequence[Seen], hosts: Sequence[str], columns: int, most: int = 24) -> list[str]:
-    """The lines of the ladder, each at most about *columns* wide."""
+    """The lines of the ladder, each at most *columns* wide."""
     if not packets:
         return []
     found = rungs(packets)
     pauses = silences(packets)
     for i in pauses:  # Who fell silent, and who spoke first again.
-        found[i - 1] = replace(found[i - 1], weight=max(2, found[i - 1].weight))
-        found[i] = replace(found[i], weight=max(2, found[i].weight))
+        found[i - 1] = replace(found[i - 1], weight=max(3, found[i - 1].weight))
+        found[i] = replace(found[i], weight=max(3, found[i].weight), pause=pauses[i])
+    found = collapse(found)
     shown = select(found, most)
-    lane = max(24, min(60, (columns - _STAMP - _NOTE) // max(1, len(hosts) - 1)))
+    lane = lane_width(len(hosts), columns)
     at = {host: i * lane for i, host in enumerate(hosts)}
-    lines = [" " * _STAMP + "".join(host.ljust(lane) for host in hosts).rstrip()]
+    lines = [_heads(hosts, lane, columns)]
     start = packets[0].time
     before = -1
     for i in shown:
@@ -172,13 +214,29 @@ def draw(packets: Sequence[Seen], hosts: Sequence[str], columns: int, most: int 
             lines += _lines(found[i - 1], at, columns, 1000 * (found[i - 1].packet.time - start))
         elif i > before + 1:
             skipped = found[before + 1 : i]
-            size = sum(r.packet.length for r in skipped)
-            lines.append(console.style(f"{'…':>10}  {len(skipped)} packets, {_bytes(size)}, not shown", "dim"))
-        if i in pauses and i <= before + 2:
-            lines.append(console.style(f"{'┆':>11} {pauses[i]:.0f} ms of silence", "yellow"))
+            count = sum(r.times for r in skipped)
+            size = sum(r.times * r.packet.length for r in skipped)
+            lines.append(console.style(f"{'…':>10}  {count} packets, {_bytes(size)}, not shown", "dim"))
+        if found[i].pause and i <= before + 2:
+            lines.append(console.style(f"{'┆':>11} {found[i].pause:.0f} ms of silence", "yellow"))
         before = i
         lines += _lines(found[i], at, columns, 1000 * (found[i].packet.time - start))
     return lines
+
+
+def lane_width(hosts: int, columns: int) -> int:
+    """Columns from one host to the next. Where that gets narrow, notes go below the arrows, not beside them."""
+    gaps = max(1, hosts - 1)
+    beside = (columns - _STAMP - _NOTE) // gaps
+    return min(60, beside) if beside >= _LANE else min(_LANE, (columns - _STAMP) // gaps)
+
+
+def _heads(hosts: Sequence[str], lane: int, columns: int) -> str:
+    """The hosts' names above their places, the last one further left where it would not fit."""
+    line = " " * _STAMP
+    for i, host in enumerate(hosts):
+        line = line[: columns - len(host)].ljust(min(_STAMP + i * lane, columns - len(host))) + host
+    return line
 
 
 def _lines(rung: Rung, at: dict[str, int], columns: int, milliseconds: float) -> list[str]:
@@ -190,9 +248,12 @@ def _lines(rung: Rung, at: dict[str, int], columns: int, milliseconds: float) ->
     left, right = at.get(p.source), at.get(p.target)
     stamp = f"{milliseconds:8.1f}ms  "
     if left is None or right is None or left == right:
-        return [f"{stamp}{p.source} > {p.target}: {rung.label}   {fate}".rstrip()]
+        way = f"{stamp}{p.source} > {p.target}: "
+        text = way + rung.fitted(columns - len(way))
+        beside = len(text) + 3 + len(fate) <= columns
+        return [f"{text}   {fate}".rstrip()] if beside else [text, fate.rjust(columns)]
     length = abs(right - left) - 1
-    label = f" {rung.fitted(length - 6)} "
+    label = f" {rung.fitted(length - (9 if p.dropped else 6))} "
     if left < right:
         body = f"├─{label}─── ✗" if p.dropped else "├─" + label.ljust(length - 3, "─") + "▶"
     else:

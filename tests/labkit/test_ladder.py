@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
-from labkit.ladder import draw, rungs, select
+from labkit.ladder import collapse, draw, rungs, select
 
 BASE = Seen(1, 100.0, "client", "client", "server", "tcp", 5000, 7001, 0, 0, 0, 1000, b"", (), None, 0, False, 40,
             None, "")  # fmt: skip
@@ -109,6 +109,52 @@ def test_three_hosts_and_a_stranger():
     lines = draw([middle, stranger], ("client", "balancer", "server"), 120)
     assert lines[1].index("├") >= lines[0].index("balancer")
     assert "10.9.9.9" in lines[2]
+
+
+def test_four_hosts_fit_eighty_columns():
+    hosts = ("client", "victim", "proxy", "backend-server")
+    packets = [
+        replace(up(PSH | ACK, 0, 78, b"x" * 1448), source=a, target=b, source_port=port, fate=fate)
+        for port, (a, b) in enumerate((a, b) for a in hosts for b in hosts if a != b)
+        for fate in ("", "dropped: the 3rd data segment to port 7001", "delayed 1000.0 ms")
+    ]
+    lines = draw(packets, hosts, 80, most=100)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == list(hosts)
+    assert sum("len 1448" in line for line in lines) > len(packets) / 2
+
+
+def test_equal_packets_at_once_are_one_line():
+    burst = [replace(up(RST, 1), time=100.001 + i / 1000) for i in range(12)]
+    later = replace(up(RST, 1), time=100.5)
+    found = collapse(rungs([*HANDSHAKE, *burst, later]))
+    assert [rung.label for rung in found[3:]] == ["RST seq 2 (×12)", "RST seq 2"]
+    for space in range(12, 20):
+        assert found[3].fitted(space).endswith("(×12)")
+
+
+def test_retransmissions_are_not_one_line_for_their_times_matter():
+    waits = [replace(up(SYN, 7), time=100 + wait) for wait in (0, 1, 3, 7)]
+    assert len(collapse(rungs(waits))) == 4
+
+
+def test_packets_that_are_counted_together_are_all_accounted_for():
+    burst = [up(RST, 1)] * 12
+    middle = [up(ACK, i, 78) for i in range(50)]
+    lines = draw([*HANDSHAKE, *burst, *middle, *HANDSHAKE], HOSTS, 100, most=10)
+    hidden = [int(line.split()[1]) for line in lines if "not shown" in line]
+    alone = [line for line in lines[1:] if "not shown" not in line and "(×12)" not in line]
+    assert sum(hidden) + len(alone) + 12 == 68
+
+
+def test_an_answer_is_preferred_to_one_more_handshake():
+    packets = []
+    for port in range(5000, 5100):
+        packets += [replace(packet, source_port=port) for packet in (up(SYN, 0), up(ACK, 1, 1))]
+    packets[150:150] = [up(PSH | ACK, 1, 1, b"request"), up(ACK, 8, 1), down(PSH | ACK, 1, 8, b"503 no room")]
+    shown = select(rungs(packets), 14)
+    assert {0, 1, 150, 152, len(packets) - 1} <= set(shown)
+    assert 151 not in shown
 
 
 def test_nothing_to_draw():
