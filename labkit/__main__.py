@@ -14,11 +14,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from labkit import catalog, console, doctor, grade, live, narrate, progress, quiz
+from labkit import catalog, console, doctor, grade, learner, live, narrate, progress, quiz
 from labkit.pcapng import BadCapture
-from labkit.run import capture_path
+from labkit.run import CAPTURES, capture_path
 from labkit.sandbox import CannotRun
 
 
@@ -64,14 +65,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
     _mend_surroundings()
     options = _parser().parse_args(argv)
+    began = time.time()
     try:
         return _dispatch(options)
     except (CannotRun, BadCapture) as error:
         sys.stdout.flush()
-        print(f"labkit: {error}", file=sys.stderr)
+        console.complain(f"labkit: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. What was recorded until now is complete.", file=sys.stderr)
+        print(f"\nStopped. {_recorded_since(began)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The reader has gone (| head): nothing is wrong.
@@ -80,6 +82,13 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # It may be the output itself that takes no more.
         print(f"labkit: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return 2
+
+
+def _recorded_since(began: float) -> str:
+    """What a command that was stopped leaves in the captures' folder."""
+    if any(capture.stat().st_mtime >= began for capture in CAPTURES.glob("*.pcapng")):
+        return "What was recorded until now is complete."
+    return "Nothing was recorded; earlier captures are untouched."
 
 
 def _mend_surroundings() -> None:
@@ -163,10 +172,17 @@ def _exercise(lab: catalog.Lab, file: Path | None) -> int:
     exercise = file or lab.folder / "exercise.py"
     console.say(f"Running {os.path.relpath(exercise)} on 127.0.0.1 port {lab.port}. Ctrl-C stops.")
     command = [sys.executable, "-m", "labkit.learner", str(lab.folder / "check.py"), role, str(exercise)]
+    for number in (signal.SIGINT, signal.SIGTERM):  # A script's & has SIGINT ignored, which children inherit.
+        signal.signal(number, signal.default_int_handler)
+    process = subprocess.Popen([*command, "127.0.0.1", str(lab.port)], cwd=catalog.ROOT)
     try:
-        return subprocess.call([*command, "127.0.0.1", str(lab.port)], cwd=catalog.ROOT)
-    except KeyboardInterrupt:
+        return process.wait()
+    except KeyboardInterrupt:  # Only now, after a moment: where all of us got the signal, it ends by itself.
         return 0
+    finally:
+        if process.poll() is None:
+            learner.end(process.pid)
+            process.wait()
 
 
 def _check(lab: catalog.Lab, options: argparse.Namespace) -> int:

@@ -64,6 +64,13 @@ def paragraph(text: str, indent: str = "  ") -> None:
         say(textwrap.fill(" ".join(part.split()), min(width(), 100), initial_indent=indent, subsequent_indent=indent))
 
 
+def complain(text: str) -> None:
+    """Print to stderr, wrapped between words on a terminal; elsewhere one message is one line."""
+    if sys.stderr.isatty():
+        text = textwrap.fill(text, width(), break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
+
+
 def heading(text: str) -> None:
     say()
     say(style(text, "bold"))

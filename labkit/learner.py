@@ -81,6 +81,14 @@ def kill(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+def end(pid: int) -> None:
+    """End a learner's process that is in our own session (run by hand) and all that it has started, quietly."""
+    below = _descendants(pid)
+    for one in (pid, *below):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
 def _descendants(pid: int) -> list[int]:
     """The processes below *pid*, which adopts their orphans (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     found: list[int] = []

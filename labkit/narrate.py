@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import sys
+import textwrap
 from pathlib import Path
 
 from labkit import console, ladder, progress
@@ -94,13 +96,16 @@ def _announce(one: Experiment, number: int, count: int, asking: bool) -> None:
 
 def _predict(one: Experiment, asking: bool) -> str | None:
     """Ask the question; return the choice, None for a pass. Where nobody can answer, only tell it."""
+    choices = in_order(one)
     if not asking:
         console.paragraph(f"Question: {one.question}")
-        console.say("    " + "  |  ".join(one.choices))
+        line = "    " + "  |  ".join(choices)
+        for text in [line] if len(line) <= console.width() else [_hung("    |  ", choice) for choice in choices]:
+            console.say(text)
         return None
     console.paragraph(one.question)
-    for number, choice in enumerate(one.choices, 1):
-        console.say(f"    {number}  {choice}")
+    for number, choice in enumerate(choices, 1):
+        console.say(_hung(f"    {number}  ", choice))
     guess = None
     while guess is None:
         try:
@@ -110,12 +115,24 @@ def _predict(one: Experiment, asking: bool) -> str | None:
             break
         if not given:
             break
-        if given.isdigit() and 1 <= int(given) <= len(one.choices):
-            guess = one.choices[int(given) - 1]
+        if given.isdigit() and 1 <= int(given) <= len(choices):
+            guess = choices[int(given) - 1]
         else:
-            console.say(f"  A number from 1 to {len(one.choices)}, please, or Enter to pass.")
+            console.say(f"  A number from 1 to {len(choices)}, please, or Enter to pass.")
     console.heading(f"  {one.title}   ({one.name})")
     return guess
+
+
+def in_order(one: Experiment) -> list[str]:
+    """The choices as they are shown: always in the same order, yet one that does not tell the author's habits."""
+    choices = list(one.choices)
+    random.Random(one.name).shuffle(choices)
+    return choices
+
+
+def _hung(mark: str, text: str) -> str:
+    """The text after its mark, wrapped below its own beginning."""
+    return textwrap.fill(text, console.width(), initial_indent=mark, subsequent_indent=" " * len(mark))
 
 
 def _show(outcome: Outcome) -> None:

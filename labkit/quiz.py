@@ -108,7 +108,7 @@ def ask(lab: Lab, capture: Path) -> int:
     asked = questions(lab)
     right_answer(lab, asked[0], capture)  # No tshark, no capture: say so before the first question.
     console.heading(f"{lab.slug}: {len(asked)} questions about your own packets in {_name(capture)}")
-    console.say("  Type an answer; an empty line or “hint” for a hint, “skip” for the answer, “quit” to leave.")
+    console.paragraph("Type an answer; an empty line or “hint” for a hint, “skip” for the answer, “quit” to leave.")
     right = seen = 0
     for number, question in enumerate(asked, 1):
         network = display_filter(lab, question).split()[2]

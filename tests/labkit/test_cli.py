@@ -44,6 +44,31 @@ def assert_one_clear_sentence(done: subprocess.CompletedProcess[str], *words: st
         assert word in said[0]
 
 
+def on_a_terminal(clone: Path, *words: str, when: bytes, typed: bytes, **environment: str) -> tuple[int, str]:
+    """Run labkit on a terminal, type something once it has said *when*; its exit code, and all that it said."""
+    main, side = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "labkit", *words], cwd=clone, stdin=side, stdout=side,
+                               stderr=side, start_new_session=True,
+                               env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment})  # fmt: skip
+    os.close(side)
+    said = b""
+    try:
+        while piece := os.read(main, 4096):
+            said += piece
+            if typed and when in said:
+                if typed == b"\x03":
+                    os.killpg(process.pid, signal.SIGINT)
+                else:
+                    os.write(main, typed)
+                typed = b""
+    except OSError:  # EIO: the other side is closed.
+        pass
+    finally:
+        process.wait(20)
+        os.close(main)
+    return process.returncode, said.decode().replace("\r\n", "\n")
+
+
 def test_unknown_lab(clone):
     assert_one_clear_sentence(labkit(clone, "run", "tpc"), "no lab 'tpc'", "tcp")
 
@@ -151,6 +176,22 @@ def test_predict_on_a_terminal(clone):
     assert "\x1b[" in text, "colour on a terminal"
 
 
+def test_ctrl_c_before_anything_is_recorded(clone):
+    (clone / "captures").mkdir(exist_ok=True)
+    (clone / "captures/tcp.pcapng").write_bytes(b"as it was")
+    code, said = on_a_terminal(clone, "run", "tcp", when=b"Your answer:", typed=b"\x03")
+    assert code == 130
+    assert "Stopped. Nothing was recorded; earlier captures are untouched." in said
+    assert (clone / "captures/tcp.pcapng").read_bytes() == b"as it was"
+
+
+def test_names_are_not_cut_at_the_edge_of_the_terminal(clone):
+    code, said = on_a_terminal(clone, "run", "tcp", "--exp", "nagel", when=b"", typed=b"")
+    assert code == 2
+    assert max(map(len, said.splitlines())) <= 80
+    assert "has no experiment 'nagel'" in " ".join(said.split())
+
+
 def test_ctrl_c_in_the_middle_leaves_a_good_capture(clone):
     need_wire()
     need_tool("capinfos")
@@ -166,7 +207,7 @@ def test_ctrl_c_in_the_middle_leaves_a_good_capture(clone):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "Stopped" in said
+    assert "Stopped. What was recorded until now is complete." in said
     assert "Traceback" not in said
     assert subprocess.run(["capinfos", capture], capture_output=True).returncode == 0
 
@@ -220,6 +261,33 @@ def test_the_port_is_taken(clone, command):
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "7001" in done.stderr
+
+
+@uses_port_7001
+def test_an_exercise_started_with_an_ampersand_can_be_stopped(clone):
+    """In a script, & starts a program with SIGINT ignored."""
+    command = f"trap '' INT; exec {sys.executable} -m labkit exercise tcp --file labs/01-tcp/solution.py"
+    process = subprocess.Popen(["bash", "-c", command], cwd=clone, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True)  # fmt: skip
+    end = time.monotonic() + 10
+    try:
+        while not listens(7001):
+            assert time.monotonic() < end
+            time.sleep(TICK / 5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert not said
+    while listens(7001):  # What it started ends with it.
+        assert time.monotonic() < end
+        time.sleep(TICK / 5)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 @uses_port_7001
