@@ -163,17 +163,18 @@ class Talk(asyncio.Protocol):
                 if isinstance(event, Request):
                     if not self.answered(event):
                         return
-                elif event is None:
-                    if not self.conn.unread:
-                        self.allow("idle", self.limits.idle_seconds)
-                    elif self.phase != "head":  # The first bytes of a request: from now on, time runs.
-                        self.allow("head", self.limits.head_seconds)
-                    if self.paused:
-                        self.listen()
-                    return
-                else:
+                    if self.conn.unread or self.conn.ended:
+                        continue
+                    event = None
+                if event is not None:
                     self.finish()
-                    return
+                elif not self.conn.unread:
+                    self.allow("idle", self.limits.idle_seconds)
+                elif self.phase != "head":  # The first bytes of a request: from now on, time runs.
+                    self.allow("head", self.limits.head_seconds)
+                if self.paused:
+                    self.listen()
+                return
             except RemoteProtocolError as error:
                 self.refuse(error.code, str(error))
                 return
