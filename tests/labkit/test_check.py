@@ -82,7 +82,9 @@ def test_a_good_program_passes(verdict):
         ("x = bytearray(8 << 30)", "raised MemoryError"),
         ("import os, signal\ndef serve(l):\n    os.kill(-1, signal.SIGKILL)\n    while True: pass", ""),
         ("import os, signal\ndef serve(l):\n    os.kill(os.getppid(), signal.SIGKILL)\n    while True: pass", ""),
-        pytest.param("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "", marks=pytest.mark.alone),
+        pytest.param(
+            "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "", marks=pytest.mark.alone
+        ),
         ("while True: print('noise' * 1000)", ""),
         ("def serve(l):\n    c, _ = l.accept()\n    while True: c.sendall(b'hello' * 100000)", ""),
         ("def serve(l):\n    c, _ = l.accept()\n    c.close()", ""),
