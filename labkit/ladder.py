@@ -29,9 +29,9 @@ _HALF = 1 << 31
 class Rung:
     """One line of the ladder: the packet, the words on its arrow, and how telling it is.
 
-    Weight 5: lost. 4: a retransmission, or the first packet of its kind that opens or ends a connection.
-    3: the first data of its kind, or what the wire or a silence sets apart. 2: a message, win 0, sack.
-    1: one more handshake or farewell. 0: the rest.
+    Weight 6: lost. 5: a retransmission. 4: the first of its kind that carries data, or opens or ends a
+    connection. 3: what the wire or a silence sets apart. 2: one more message, win 0, sack. 1: one more
+    handshake or farewell. 0: the rest.
     """
 
     packet: Seen
@@ -110,10 +110,10 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
     if p.flags & (SYN | FIN | RST):
         weight = 4 if new else 1
     if size:
-        weight = max(weight, 3 if new else 2 if p.flags & (PSH | FIN) else 0)
+        weight = max(weight, 4 if new else 2 if p.flags & (PSH | FIN) else 0)
     if repeated or (size and seq < known.highest[here] < seq + _HALF):
         words.append("again")
-        weight = 4
+        weight = 5
     known.highest[here] = max(known.highest[here], seq + size if seq + size < _HALF else 0)
     words.append(f"seq {seq}")
     if p.flags & ACK and there in known.first:
@@ -144,7 +144,7 @@ def _other(p: Seen) -> Rung:
 def _weighed(p: Seen, weight: int) -> int:
     """Weight for what the wire did, beyond delaying it."""
     if p.dropped:
-        return 5
+        return 6
     return max(weight, 3) if any(w in p.fate for w in ("duplicated", "reordered")) else weight
 
 
