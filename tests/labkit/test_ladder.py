@@ -158,7 +158,7 @@ def test_an_answer_is_preferred_to_one_more_handshake():
 
 
 def test_an_answer_is_preferred_to_the_ends_of_silences():
-    waits = [replace(up(ACK, 1, i), time=100 + i // 10 + i / 1000) for i in range(60)]  # A second after each ten.
+    waits = [replace(up(ACK, i, 1), time=100 + i // 10 + i / 1000) for i in range(60)]  # A second after each ten.
     answer = replace(down(PSH | ACK, 1, 8, b"408 too slow"), time=waits[50].time)
     assert "len 12" in "\n".join(draw([*waits[:50], answer, *waits[50:]], HOSTS, 80, most=11))
 
