@@ -530,7 +530,7 @@ async def client_asks(c: Check) -> None:
         left = b"".join(frame(message.encode()) for message in messages)
         how = f"in pieces of {pieces} B" if pieces else "in one segment"
         while left:  # It may send all at once, or wait for each answer.
-            got = await conn.read(len(left), 0.05) or await conn.read(1, 1)
+            got = await conn.read(len(left), 0.05) or await conn.read(1, 5)
             if not got or not left.startswith(got):
                 c.fail("Your client did not send the messages as frames.", got=got, wanted=left)
             left = left[len(got) :]

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import socket
@@ -51,13 +52,19 @@ def on_a_terminal(clone: Path, *words: str, when: bytes, typed: bytes, **environ
                                stderr=side, start_new_session=True,
                                env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment})  # fmt: skip
     os.close(side)
-    said = b""
+    said, stopping = b"", False
     try:
-        while piece := os.read(main, 4096):
+        while True:
+            while stopping and not select.select([main], [], [], 20 * TICK)[0]:
+                # input() of CPython loses a signal that comes just before it waits. A person presses Ctrl-C again.
+                os.killpg(process.pid, signal.SIGINT)
+            if not (piece := os.read(main, 4096)):
+                break
             said += piece
             if typed and when in said:
                 if typed == b"\x03":
                     os.killpg(process.pid, signal.SIGINT)
+                    stopping = True
                 else:
                     os.write(main, typed)
                 typed = b""
