@@ -133,7 +133,15 @@ def test_the_solution_passes(lab, tmp_path):
     assert [verdict["state"] for verdict in verdicts] == ["passed"] * len(steps), verdicts[-1]
 
 
-@pytest.mark.parametrize(("lab", "rogue"), ROGUES, ids=by_name)
+# The steps of these labs watch sockets against the clock: beside other tests, an innocent one can fail.
+WATCHES_SOCKETS = ("tcp", "udp")
+
+
+@pytest.mark.parametrize(
+    ("lab", "rogue"),
+    [pytest.param(*one, marks=[pytest.mark.alone] if one[0].slug in WATCHES_SOCKETS else []) for one in ROGUES],
+    ids=by_name,
+)
 def test_the_rogue_is_caught(lab, rogue, tmp_path):
     """A rogue's first line names the step that catches it and words of its message."""
     first = rogue.read_text(encoding="utf-8").splitlines()[0]
