@@ -127,6 +127,7 @@ def test_the_starter_fails_with_a_clear_first_failure(lab, tmp_path):
     assert verdicts[-1]["what"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("lab", LABS, ids=by_name)
 def test_the_solution_passes(lab, tmp_path):
     steps, verdicts = grade(lab, lab.folder / "solution.py", tmp_path / "check.pcapng")
