@@ -54,6 +54,8 @@ Body = Callable[["Network"], Awaitable[None]]
 class ExperimentFailed(AssertionError):
     """A measured value lies outside its bounds, or what should have been seen was not."""
 
+    slow = False  # Nothing is wrong but that upper bounds are passed.
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -257,6 +259,7 @@ class Network:
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
     control: Socket | None = None
     failures: list[str] = field(default_factory=list)  # what was measured or expected and did not hold
+    slow: int = 0  # how many of these are upper bounds: a machine that stands still looks like a slow network
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
@@ -318,6 +321,7 @@ class Network:
         self.emit({"measure": name, "value": value, "unit": unit, "at_least": at_least, "at_most": at_most})
         if (at_least is not None and value < at_least) or (at_most is not None and value > at_most):
             self.failures.append(f"{name}: {value:g} {unit}".rstrip() + f", expected {bounds(at_least, at_most, unit)}")
+            self.slow += at_most is not None and value > at_most != at_least
         return value
 
     def exactly(self, name: str, value: float, expected: float, unit: str = "") -> float:
@@ -363,12 +367,14 @@ def perform(chosen: Experiment, net: Network) -> None:
         async with asyncio.timeout(chosen.seconds):
             await chosen.body(net)
         if net.failures:
-            raise ExperimentFailed("; ".join(net.failures))
+            error = ExperimentFailed("; ".join(net.failures))
+            error.slow = len(net.failures) == net.slow
+            raise error
 
     try:
         asyncio.run(bounded())
     except ExperimentFailed as error:
-        net.emit({"failed": str(error)})
+        net.emit({"failed": str(error), "slow": error.slow})
     except TimeoutError:
         net.emit({"failed": f"not done after {chosen.seconds:g} s"})
     except CannotRun as error:

@@ -228,6 +228,14 @@ def count_sections(path: str | Path) -> int:
         return sum(kind == Block.SECTION for kind, _, _ in _blocks(file, path))
 
 
+def keep_sections(path: str | Path, count: int) -> None:
+    """Take back all sections of a capture but the first *count*."""
+    with open(path, "r+b") as file:
+        starts = [start for kind, start, _ in _blocks(file, path) if kind == Block.SECTION]
+        if count < len(starts):
+            os.ftruncate(file.fileno(), starts[count])
+
+
 def _options(data: bytes) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     at = 0

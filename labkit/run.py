@@ -17,6 +17,7 @@ from labkit.lab import Experiment, Seen, seen
 from labkit.sandbox import CannotRun, Event
 
 CAPTURES = ROOT / "captures"
+TRIES = 3  # of an experiment that is only too slow
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Outcome:
     experiment: Experiment
     state: str = "passed"
     reason: str = ""
+    slow: bool = False  # It failed, and nothing is wrong but that upper bounds were passed.
     events: list[Event] = field(default_factory=list)
     packets: list[Seen] = field(default_factory=list)
     capture: Path | None = None
@@ -69,13 +71,28 @@ def run_experiment(
 ) -> Outcome:
     """Run one experiment, on the wire where there is one, else on plain loopback.
 
+    One that is only too slow is run again, and what was recorded of it is taken back: a machine that stood still
+    for a tenth of a second cannot be told from a slow network. It is never run again for another reason.
     Raises CannotRun where neither can be. A failed experiment is an outcome, not an exception.
     """
+    kept = sections(capture) if capture and append else 0
+    notes: list[Event] = []
+    for _ in range(TRIES):
+        outcome = _run_once(lab, chosen, capture, kept, vantage)
+        outcome.events[:0] = notes
+        if not outcome.slow:
+            break
+        notes.append({"note": f"Once more, for a machine that stood still looks like a slow network: {outcome.reason}"})
+    return outcome
+
+
+def _run_once(lab: Lab, chosen: Experiment, capture: Path | None, kept: int, vantage: str | None) -> Outcome:
+    """Run it behind the first *kept* sections of the capture, and in place of all others."""
     outcome = Outcome(chosen)
 
     def take(event: Event) -> None:
         if "failed" in event:
-            outcome.state, outcome.reason = "failed", event["failed"]
+            outcome.state, outcome.reason, outcome.slow = "failed", event["failed"], event.get("slow", False)
         elif "crashed" in event:
             outcome.state, outcome.reason = "failed", "it crashed:\n" + event["crashed"]
         elif "skipped" in event:
@@ -93,13 +110,14 @@ def run_experiment(
         return outcome
 
     number = [one.name for one in lab.experiments()].index(chosen.name) + 1
-    section = 1 + (sections(capture) if capture and append else 0)
-    world = labs.world_for(chosen, number, capture, append and section > 1, vantage)
-    sandbox.run(world, lambda inside: labs.perform(chosen, labs.on_the_wire(inside, lab.port, section)), take)
+    if capture and kept:
+        pcapng.keep_sections(capture, kept)
+    world = labs.world_for(chosen, number, capture, kept > 0, vantage)
+    sandbox.run(world, lambda inside: labs.perform(chosen, labs.on_the_wire(inside, lab.port, kept + 1)), take)
     outcome.on_wire, outcome.capture = True, capture
     if capture is not None:
         names = {world.address(host): host for host in world.hosts}
-        outcome.packets = seen(_section(capture, section), names)
+        outcome.packets = seen(_section(capture, kept + 1), names)
     return outcome
 
 

@@ -134,22 +134,20 @@ def test_the_solution_passes(lab, tmp_path):
     assert [verdict["state"] for verdict in verdicts] == ["passed"] * len(steps), verdicts[-1]
 
 
-# The steps of these labs watch sockets against the clock: beside other tests, an innocent one can fail.
-WATCHES_SOCKETS = ("tcp", "udp")
-
-
-@pytest.mark.parametrize(
-    ("lab", "rogue"),
-    [pytest.param(*one, marks=[pytest.mark.alone] if one[0].slug in WATCHES_SOCKETS else []) for one in ROGUES],
-    ids=by_name,
-)
+@pytest.mark.parametrize(("lab", "rogue"), ROGUES, ids=by_name)
 def test_the_rogue_is_caught(lab, rogue, tmp_path):
-    """A rogue's first line names the step that catches it and words of its message."""
+    """A rogue's first line names the step that catches it and words of its message.
+
+    Some steps watch sockets against the clock, and beside other tests an innocent one can fail: then once more.
+    """
     first = rogue.read_text(encoding="utf-8").splitlines()[0]
     match = re.fullmatch(r'"""Caught by: (\w+): (.+?)(?:""")?', first)
     assert match, f"{rogue.name} does not begin with the line that says what catches it"
-    _, verdicts = grade(lab, rogue, tmp_path / "check.pcapng")
-    last = verdicts[-1]
-    name = steps_of(lab.module("check"))[last["step"]].name
-    assert (name, last["state"]) == (match[1], "failed"), last
-    assert match[2].rstrip(".") in last["what"]
+    for _ in range(3):
+        _, verdicts = grade(lab, rogue, tmp_path / "check.pcapng")
+        last = verdicts[-1]
+        assert last["state"] == "failed", "nothing has caught it"
+        name = steps_of(lab.module("check"))[last["step"]].name
+        if name == match[1] and match[2].rstrip(".") in last["what"]:
+            return
+    assert (name, last["what"]) == (match[1], match[2])
