@@ -52,7 +52,8 @@ KINDS = {
                 names=("www.lab", "*.www.lab")),
     "site": Kind("an ordinary site, signed by the root itself", signer="root", common_name="site.lab",
                  names=("site.lab",), sends=()),
-    "client": Kind("a client called alice, for mutual TLS", use="client", common_name="alice", names=("alice@lab",)),
+    "client": Kind("a client called alice, for mutual TLS", use="client", common_name="alice",
+                   names=("alice@client.lab",)),
     "expired": Kind("ended yesterday", "Its validity ended yesterday.", days=(-91, -1)),
     "not-yet-valid": Kind("begins in a year", "Its validity begins in a year.", days=(_YEAR, _YEAR + 90)),
     "wrong-name": Kind("is another's", "It is for another.lab only.", common_name="another.lab",
@@ -74,10 +75,10 @@ KINDS = {
     "not-a-ca": Kind("is signed by a site", "It is signed with the key of site, which is no authority.", signer="site",
                      sends=("site",)),
     "client-unknown": Kind("a client vouched for by a stranger", "It is signed by unknown-root, which nobody trusts.",
-                           use="client", signer="unknown-root", common_name="alice", names=("alice@lab",),
+                           use="client", signer="unknown-root", common_name="alice", names=("alice@client.lab",),
                            sends=("unknown-root",)),
     "client-expired": Kind("a client that ended yesterday", "Its validity ended yesterday.", use="client",
-                           common_name="alice", names=("alice@lab",), days=(-91, -1)),
+                           common_name="alice", names=("alice@client.lab",), days=(-91, -1)),
 }  # fmt: skip
 
 REVOKED = {"intermediate": ("revoked",), "root": ()}

@@ -28,12 +28,9 @@ def new_key(kind: Kind) -> Key:
 
 
 def subject(kind: Kind) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Networking Lab"),
-            x509.NameAttribute(NameOID.COMMON_NAME, kind.common_name),
-        ]
-    )
+    organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Networking Lab")]  # of authorities only
+    common_name = x509.NameAttribute(NameOID.COMMON_NAME, kind.common_name)
+    return x509.Name([*organization, common_name] if kind.use == "authority" else [common_name])
 
 
 def extensions(kind: Kind, key: PublicKey, signer: PublicKey) -> Extensions:
@@ -60,9 +57,8 @@ def extensions(kind: Kind, key: PublicKey, signer: PublicKey) -> Extensions:
     if kind.names:
         found.append((x509.SubjectAlternativeName(map(_general_name, kind.names)), False))
     found.append((x509.SubjectKeyIdentifier.from_public_key(key), False))
-    if kind.signer:  # §4.2.1.1: may be left out where a certificate signs itself
-        of_signer = x509.SubjectKeyIdentifier.from_public_key(signer)
-        found.append((x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(of_signer), False))
+    of_signer = x509.SubjectKeyIdentifier.from_public_key(signer)
+    found.append((x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(of_signer), False))
     return found
 
 
@@ -110,9 +106,9 @@ def _key_usage(kind: Kind) -> x509.KeyUsage:
     authority = kind.use == "authority"
     return x509.KeyUsage(
         digital_signature=not authority, key_cert_sign=authority, crl_sign=authority,
-        key_encipherment=kind.rsa,  # the RSA key exchange of TLS 1.2 and before
-        content_commitment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
-        decipher_only=False,
+        # An RSA key could also encrypt the handshake's secret, in TLS 1.2. Whoever gets the key later reads all then.
+        key_encipherment=False, content_commitment=False, data_encipherment=False, key_agreement=False,
+        encipher_only=False, decipher_only=False,
     )  # fmt: skip
 
 
@@ -120,7 +116,7 @@ def _name_constraints() -> x509.NameConstraints:
     """§4.2.1.10: why it does no harm to trust the root. What is below it can name nothing but the lab."""
     permitted: list[x509.GeneralName] = [x509.DNSName(domain) for domain in DOMAINS]
     permitted += [x509.IPAddress(ipaddress.ip_network(network)) for network in NETWORKS]
-    permitted.append(x509.RFC822Name("lab"))  # the mailboxes of the host "lab"
+    permitted.append(x509.RFC822Name(".lab"))  # the mailboxes of every host under it
     return x509.NameConstraints(permitted, None)
 
 
