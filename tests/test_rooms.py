@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "protocols": {"protocols"},
     "servers": {"servers", "protocols", "certs"},
     "clients": {"clients", "protocols", "certs"},
-    "certs": {"certs"},
+    "certs": {"certs", "protocols"},
     "labkit": {"labkit", "protocols", "certs"},
     "labs": {"labs", "labkit", "servers", "clients", "protocols", "certs"},
 }

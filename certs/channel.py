@@ -1,0 +1,242 @@
+"""TLS without I/O: one end of a connection. Bytes from the network in, events out; data in, bytes for the network out.
+
+OpenSSL does the work, through `ssl.SSLObject`, between two buffers in memory. That is more than elegance: when a
+handshake fails, the alert that tells the peer why is in the outgoing buffer, and whoever owns the socket can send it
+before it closes. (asyncio's own TLS drops it.) The shells around this are servers/tls.py and clients/tls.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+from dataclasses import dataclass
+
+from protocols import tls
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.tls import Alert
+
+MAX_IDLE = 1 << 18  # bytes in which there is no data: a flood of key updates, tickets, warnings; an endless handshake
+PIECE = 1 << 16  # bytes of data in an event, about
+
+# What OpenSSL answers to a certificate that it refuses: statem_lib.c. What is not here is certificate_unknown.
+REFUSALS = {
+    Alert.UNKNOWN_CA: {2, 3, 18, 19, 20, 21, 22, 24, 25, 33, 79},
+    Alert.CERTIFICATE_EXPIRED: {10, 12},
+    Alert.CERTIFICATE_REVOKED: {23},
+    Alert.UNSUPPORTED_CERTIFICATE: {26},
+    Alert.DECRYPT_ERROR: {4, 5, 7, 8},
+    Alert.BAD_CERTIFICATE: {6, 9, 11, 13, 14, 15, 16, 27, 28, 62, 63, 64, 66, 67, 68},
+}
+ANSWERS = {  # and to other faults, when the answer is encrypted already and nobody can look
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": Alert.BAD_RECORD_MAC,
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Alert.CERTIFICATE_REQUIRED,
+    "DIGEST_CHECK_FAILED": Alert.DECRYPT_ERROR,
+    "BAD_SIGNATURE": Alert.DECRYPT_ERROR,
+    "UNEXPECTED_MESSAGE": Alert.UNEXPECTED_MESSAGE,
+}
+
+
+class TlsError(ssl.SSLError):
+    """The connection has failed. `reason` tells why in words.
+
+    alert      with which it ended; None: with none (the peer has gone), or nobody can tell
+    is_theirs  the peer has sent it, and so has found the fault
+    """
+
+    alert: Alert | None = None
+    is_theirs = False
+
+    def __init__(self, reason: str, alert: Alert | None = None, is_theirs: bool = False) -> None:
+        super().__init__(0, reason)
+        self.reason, self.alert, self.is_theirs = reason, alert, is_theirs
+
+
+class CertificateError(TlsError, ssl.SSLCertVerificationError):
+    """We refuse the peer's certificate. `verify_code` is OpenSSL's (X509_V_ERR_…)."""
+
+    verify_code = 0
+
+
+class Truncated(TlsError, ConnectionError):
+    """The connection has ended without close_notify: somebody else may have cut it (RFC 8446 §6.1)."""
+
+
+@dataclass(frozen=True)
+class Handshaken:
+    """Both sides have agreed. `Channel.object` tells on what: version(), cipher(), selected_alpn_protocol(), …"""
+
+
+@dataclass(frozen=True)
+class Data:
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Closed:
+    """close_notify: the peer has said all. It may still listen."""
+
+
+Event = Handshaken | Data | Closed
+
+
+class Object(ssl.SSLObject):
+    """The context's callback sees this, and with it the client's hello, which Python does not show."""
+
+    received = b""  # during the handshake
+
+    def hello(self) -> tls.ClientHello | None:
+        """None: there is none, or a bad one, which OpenSSL will answer."""
+        records, messages = tls.Records(), tls.Messages()
+        records.receive_data(self.received)
+        with contextlib.suppress(RemoteProtocolError):
+            while (record := records.next_event()) and record.type == tls.ContentType.HANDSHAKE:
+                messages.receive_data(record.data)
+                if message := messages.next_event():
+                    return tls.client_hello(message.body)
+        return None
+
+
+class Channel:
+    """One end of a TLS connection. After whatever happens, an error too, data_to_send() is to be sent.
+
+    Used like this, by a server or a client, over any transport:
+
+        channel.receive_data(data)                    # b"": the peer's FIN
+        while event := channel.next_event(): ...      # Handshaken, then Data, then Closed; TlsError
+        socket.sendall(channel.data_to_send())
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.object = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname, session)
+        self.is_ready = False
+        """Is the handshake done?"""
+        self.has_closed = False
+        """Have we sent close_notify?"""
+        self._idle = 0
+        self._unread: list[bytes] = []  # data that came before we closed
+        self._last: Closed | TlsError | None = None
+        self._extra = b""  # an alert of our own
+
+    def receive_data(self, data: bytes) -> None:
+        if not data:
+            self._incoming.write_eof()
+            return
+        self._incoming.write(data)
+        self._idle += len(data)
+        if not self.is_ready and isinstance(self.object, Object):
+            self.object.received += data
+
+    def next_event(self) -> Event | None:
+        """What has happened, in order; None: nothing more yet. TlsError when it has failed, from then on always."""
+        if not self.is_ready and self._last is None:
+            return self._shake()
+        if data := b"".join(self._unread) or self._read():
+            self._unread.clear()
+            self._idle = 0
+            return Data(data)
+        if self._idle > MAX_IDLE and self._last is None:
+            self.close()
+            self._last = TlsError(f"{MAX_IDLE} bytes, and no data in them")
+        if isinstance(self._last, TlsError):
+            raise self._last
+        return self._last
+
+    def send_data(self, data: bytes) -> None:
+        """LocalProtocolError before the handshake is done, and after close()."""
+        if not self.is_ready or self.has_closed or isinstance(self._last, TlsError):
+            raise LocalProtocolError("there is no TLS connection to send data on")
+        view = memoryview(data)
+        while view:
+            view = view[self.object.write(view) :]  # a record at a time
+
+    def close(self) -> None:
+        """Say close_notify: we have no more data. What the peer still sends can be read."""
+        if not self.is_ready or self.has_closed or isinstance(self._last, TlsError):
+            return
+        while data := self._read():  # unwrap() would take it for a mistake.
+            self._unread.append(data)
+        self.has_closed = True
+        with contextlib.suppress(ssl.SSLError):  # It wants to wait for the peer's; we do that by reading.
+            self.object.unwrap()
+
+    def cancel(self) -> None:
+        """Give the handshake up. As long as nothing is encrypted we can say so: RFC 8446 §6.1."""
+        if self.object.cipher() is None:
+            self._extra += tls.alert(Alert.USER_CANCELED, is_fatal=False)
+            self._extra += tls.alert(Alert.CLOSE_NOTIFY, is_fatal=False)
+
+    def data_to_send(self) -> bytes:
+        data, self._extra = self._outgoing.read() + self._extra, b""
+        return data
+
+    def _shake(self) -> Event | None:
+        try:
+            self.object.do_handshake()
+        except ssl.SSLWantReadError:
+            if self._idle > MAX_IDLE:
+                self._last = TlsError(f"a handshake of more than {MAX_IDLE} bytes")
+                raise self._last from None
+            return None
+        except (ssl.SSLError, ValueError) as error:
+            self._last = self._failure(error)
+            raise self._last from None
+        self.is_ready = True
+        self._idle = 0
+        if isinstance(self.object, Object):
+            self.object.received = b""
+        return Handshaken()
+
+    def _read(self) -> bytes:
+        """The data that is here, about PIECE bytes of it: records can be small. Sets what comes after it."""
+        found, size = [], 0
+        while size < PIECE and self._last is None:
+            try:
+                data = self.object.read(PIECE)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                data = b""
+            except ssl.SSLError as error:
+                self._last = self._failure(error)
+                break
+            if not data:
+                self._last = Closed()
+            found.append(data)
+            size += len(data)
+        return b"".join(found)
+
+    def _failure(self, error: ssl.SSLError | ValueError) -> TlsError:
+        """OpenSSL's error in words, and which alert went to and fro."""
+        sent = self._outgoing.read()
+        if isinstance(error, ssl.SSLEOFError):
+            return Truncated("ended without close_notify" if self.is_ready else "ended in the middle of the handshake")
+        text = re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", str(error))
+        theirs = re.match(r"(?:sslv3|tlsv1|tlsv13) (?:alert )?(.*)", text)
+        name = theirs[1].upper().replace(" ", "_").replace("CANCELLED", "CANCELED") if theirs else ""
+        if name in Alert.__members__:
+            self._extra += sent
+            return TlsError(f"the other side says {name.lower()}", Alert[name], True)
+        reason = getattr(error, "reason", "") or ""
+        if not sent and self.object.cipher() is None:  # Not even TLS, or not since 1999: OpenSSL does not answer that.
+            version = reason == "UNSUPPORTED_PROTOCOL"
+            sent = tls.alert(Alert.PROTOCOL_VERSION if version else Alert.UNEXPECTED_MESSAGE)
+        self._extra += sent
+        plain = Alert(sent[-1]) if sent[-7:-6] == b"\x15" and sent[-4:-2] == b"\0\2" else None
+        if isinstance(error, ssl.SSLCertVerificationError):
+            code = error.verify_code
+            alert = next((alert for alert, codes in REFUSALS.items() if code in codes), Alert.CERTIFICATE_UNKNOWN)
+            refusal = CertificateError(f"the certificate is refused: {error.verify_message}", plain or alert)
+            refusal.verify_code, refusal.verify_message = code, error.verify_message
+            return refusal
+        if plain == Alert.NO_APPLICATION_PROTOCOL:
+            text = "no application protocol in common"
+        return TlsError(text, plain or ANSWERS.get(reason))

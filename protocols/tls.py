@@ -1,0 +1,329 @@
+"""TLS as an onlooker sees it: records, and what is in the clear of the handshake. RFC 8446 (1.3) and 5246 (1.2).
+
+Nothing is decrypted here, and nothing is checked that needs a key: that is OpenSSL's work (certs/channel.py). But what
+anybody on the way can read is worth to be read: which name the client asks for, what it offers, what the server takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from protocols.errors import RemoteProtocolError
+
+MAX_RECORD = (1 << 14) + 2048  # RFC 5246 §6.2.3; TLS 1.3 adds 256 at most (RFC 8446 §5.2)
+MAX_MESSAGE = 1 << 17  # A length has three bytes: four of them could make us wait for, and hold, 16 MB.
+RETRY = bytes.fromhex("CF21AD74E59A6111BE1D8C021E65B891C2A211167ABB8C5E079E09E2C8A8339C")  # RFC 8446 §4.1.3
+
+
+class Version(IntEnum):
+    """RFC 8446 §4.1.2 and §4.2.1: 1.3 calls itself 1.2 where old boxes on the way look, and 1.3 in an extension."""
+
+    SSL_3_0, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = range(0x0300, 0x0305)
+
+
+class ContentType(IntEnum):
+    """RFC 8446 §5.1."""
+
+    CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = range(20, 24)
+
+
+class HandshakeType(IntEnum):
+    """RFC 8446 §4, RFC 5246 §7.4."""
+
+    HELLO_REQUEST = 0
+    CLIENT_HELLO = 1
+    SERVER_HELLO = 2
+    NEW_SESSION_TICKET = 4
+    END_OF_EARLY_DATA = 5
+    ENCRYPTED_EXTENSIONS = 8
+    CERTIFICATE = 11
+    SERVER_KEY_EXCHANGE = 12
+    CERTIFICATE_REQUEST = 13
+    SERVER_HELLO_DONE = 14
+    CERTIFICATE_VERIFY = 15
+    CLIENT_KEY_EXCHANGE = 16
+    FINISHED = 20
+    CERTIFICATE_STATUS = 22
+    KEY_UPDATE = 24
+
+
+class Extension(IntEnum):
+    """RFC 8446 §4.2, those that are read here."""
+
+    SERVER_NAME = 0
+    SUPPORTED_GROUPS = 10
+    SIGNATURE_ALGORITHMS = 13
+    ALPN = 16
+    SESSION_TICKET = 35
+    PRE_SHARED_KEY = 41
+    EARLY_DATA = 42
+    SUPPORTED_VERSIONS = 43
+    KEY_SHARE = 51
+
+
+class Group(IntEnum):
+    """RFC 8446 §4.2.7: in which the two sides agree on a secret."""
+
+    SECP256R1, SECP384R1, SECP521R1 = range(0x17, 0x1A)
+    X25519, X448 = 0x1D, 0x1E
+    FFDHE2048, FFDHE3072, FFDHE4096, FFDHE6144, FFDHE8192 = range(0x100, 0x105)
+
+
+class Alert(IntEnum):
+    """RFC 8446 §6, and what TLS 1.2 has besides."""
+
+    CLOSE_NOTIFY = 0
+    UNEXPECTED_MESSAGE = 10
+    BAD_RECORD_MAC = 20
+    DECRYPTION_FAILED = 21
+    RECORD_OVERFLOW = 22
+    HANDSHAKE_FAILURE = 40
+    BAD_CERTIFICATE = 42
+    UNSUPPORTED_CERTIFICATE = 43
+    CERTIFICATE_REVOKED = 44
+    CERTIFICATE_EXPIRED = 45
+    CERTIFICATE_UNKNOWN = 46
+    ILLEGAL_PARAMETER = 47
+    UNKNOWN_CA = 48
+    ACCESS_DENIED = 49
+    DECODE_ERROR = 50
+    DECRYPT_ERROR = 51
+    PROTOCOL_VERSION = 70
+    INSUFFICIENT_SECURITY = 71
+    INTERNAL_ERROR = 80
+    INAPPROPRIATE_FALLBACK = 86
+    USER_CANCELED = 90
+    NO_RENEGOTIATION = 100
+    MISSING_EXTENSION = 109
+    UNSUPPORTED_EXTENSION = 110
+    UNRECOGNIZED_NAME = 112
+    BAD_CERTIFICATE_STATUS_RESPONSE = 113
+    UNKNOWN_PSK_IDENTITY = 115
+    CERTIFICATE_REQUIRED = 116
+    NO_APPLICATION_PROTOCOL = 120  # RFC 7301 §3.2
+
+
+def words(number: int, kind: type[IntEnum]) -> str:
+    """The number's name as the RFC writes it, or the number."""
+    return kind(number).name.lower() if number in set(kind) else f"{kind.__name__.lower()} {number}"
+
+
+def alert(description: Alert, *, is_fatal: bool = True) -> bytes:
+    """A record with an alert, for as long as nothing is encrypted yet (RFC 8446 §6)."""
+    return bytes([ContentType.ALERT, 3, 3, 0, 2, 1 + is_fatal, description])
+
+
+class Record(NamedTuple):
+    """RFC 8446 §5.1. On the wire it has 5 bytes more."""
+
+    type: int
+    version: int
+    data: bytes
+
+
+class Message(NamedTuple):
+    """RFC 8446 §4: of the handshake. On the wire it has 4 bytes more."""
+
+    type: int
+    body: bytes
+
+
+class Records:
+    """Cuts a stream into records. RemoteProtocolError.code is the alert to answer with."""
+
+    def __init__(self) -> None:
+        self._unread = b""
+
+    def receive_data(self, data: bytes) -> None:
+        self._unread += data
+
+    def next_event(self) -> Record | None:
+        data = self._unread
+        if data and data[0] not in set(ContentType):  # "An unexpected record type": RFC 8446 §5
+            raise RemoteProtocolError(f"this is not TLS: no record begins with {data[:1]!r}", Alert.UNEXPECTED_MESSAGE)
+        if data[1:2] not in (b"", b"\3"):
+            raise RemoteProtocolError(f"a record of version {data[1]}", Alert.PROTOCOL_VERSION)
+        if len(data) < 5:
+            return None
+        length = int.from_bytes(data[3:5], "big")
+        if length > MAX_RECORD:
+            raise RemoteProtocolError(f"a record of {length} bytes", Alert.RECORD_OVERFLOW)
+        if len(data) < 5 + length:
+            return None
+        self._unread = data[5 + length :]
+        return Record(data[0], int.from_bytes(data[1:3], "big"), data[5 : 5 + length])
+
+
+class Messages:
+    """Puts the messages of the handshake together: one may take several records, and a record may hold several."""
+
+    def __init__(self) -> None:
+        self._unread = b""
+
+    def receive_data(self, data: bytes) -> None:
+        self._unread += data
+
+    def next_event(self) -> Message | None:
+        data = self._unread
+        length = int.from_bytes(data[1:4], "big")
+        if length > MAX_MESSAGE:
+            raise RemoteProtocolError(f"a message of {length} bytes", Alert.ILLEGAL_PARAMETER)
+        if len(data) < 4 or len(data) < 4 + length:
+            return None
+        self._unread = data[4 + length :]
+        return Message(data[0], data[4 : 4 + length])
+
+
+# -- The messages that are in the clear --------------------------------------------------------------
+
+
+class Fields:
+    """Reads the fields of a structure, one after the other (RFC 8446 §3)."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, length: int) -> bytes:
+        start, self._at = self._at, self._at + length
+        if self._at > len(self._data):
+            raise RemoteProtocolError("a field goes beyond the end of its message", Alert.DECODE_ERROR)
+        return self._data[start : self._at]
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width), "big")
+
+    def vector(self, width: int) -> bytes:
+        """Bytes behind their length, which takes *width* bytes (§3.4)."""
+        return self.take(self.number(width))
+
+    def end(self) -> None:
+        if self:
+            raise RemoteProtocolError(f"{len(self._data) - self._at} bytes too many", Alert.DECODE_ERROR)
+
+
+class ClientHello(NamedTuple):
+    """RFC 8446 §4.1.2: what the client offers. Readable by all who carry it."""
+
+    version: int
+    random: bytes
+    session_id: bytes
+    ciphers: tuple[int, ...]
+    extensions: dict[int, bytes]
+    server_name: str | None
+    alpn: tuple[str, ...]
+    versions: tuple[int, ...]
+    groups: tuple[int, ...]
+    shares: tuple[int, ...]  # the groups for which it has sent its half of the secret
+    offers_session: bool  # one to resume: by a pre-shared key, or in 1.2 by a ticket
+
+
+class ServerHello(NamedTuple):
+    """RFC 8446 §4.1.3: what the server has taken of it."""
+
+    version: int  # that is spoken from now on
+    random: bytes
+    session_id: bytes
+    cipher: int
+    extensions: dict[int, bytes]
+    group: int | None
+    is_retry: bool  # HelloRetryRequest: the same, but for its random (§4.1.4)
+    is_resumed: bool  # by a pre-shared key; in 1.2 it shows only in what follows
+
+
+def client_hello(body: bytes) -> ClientHello:
+    fields = Fields(body)
+    version, random, session_id = fields.number(2), fields.take(32), fields.vector(1)
+    ciphers, _ = numbers(fields.vector(2)), fields.vector(1)  # and compressions, which nobody has any more
+    found = extensions(fields)
+    versions = numbers(listed(found, Extension.SUPPORTED_VERSIONS, 1)) or (version,)
+    return ClientHello(
+        version, random, session_id, ciphers, found, server_name(found), alpn(found), versions,
+        groups=numbers(listed(found, Extension.SUPPORTED_GROUPS, 2)),
+        shares=tuple(shares(listed(found, Extension.KEY_SHARE, 2))),
+        offers_session=Extension.PRE_SHARED_KEY in found or found.get(Extension.SESSION_TICKET, b"") != b"",
+    )  # fmt: skip
+
+
+def server_hello(body: bytes) -> ServerHello:
+    fields = Fields(body)
+    version, random, session_id = fields.number(2), fields.take(32), fields.vector(1)
+    cipher, _ = fields.number(2), fields.number(1)
+    found = extensions(fields)
+    if Extension.SUPPORTED_VERSIONS in found:
+        version = Fields(found[Extension.SUPPORTED_VERSIONS]).number(2)
+    group = Fields(found[Extension.KEY_SHARE]).number(2) if Extension.KEY_SHARE in found else None
+    is_resumed = Extension.PRE_SHARED_KEY in found
+    return ServerHello(version, random, session_id, cipher, found, group, random == RETRY, is_resumed)
+
+
+def certificates(body: bytes) -> list[bytes]:
+    """The chain, each as DER, of a Certificate message of TLS 1.2 (RFC 5246 §7.4.2); in 1.3 it is encrypted."""
+    outer = Fields(body)
+    fields = Fields(outer.vector(3))
+    outer.end()
+    found = []
+    while fields:
+        found.append(fields.vector(3))
+    return found
+
+
+def extensions(fields: Fields) -> dict[int, bytes]:
+    """RFC 8446 §4.2: to the end of the message, none twice. A hello of old has none at all."""
+    found: dict[int, bytes] = {}
+    inner = Fields(fields.vector(2) if fields else b"")
+    fields.end()
+    while inner:
+        kind = inner.number(2)
+        if kind in found:
+            raise RemoteProtocolError(f"extension {kind} twice", Alert.ILLEGAL_PARAMETER)
+        found[kind] = inner.vector(2)
+    return found
+
+
+def listed(found: dict[int, bytes], kind: Extension, width: int) -> bytes:
+    """The list that is all of an extension, without its length; b"" when it is not there."""
+    if kind not in found:
+        return b""
+    fields = Fields(found[kind])
+    value = fields.vector(width)
+    fields.end()
+    return value
+
+
+def numbers(data: bytes) -> tuple[int, ...]:
+    if len(data) % 2:
+        raise RemoteProtocolError("half a number at the end of a list", Alert.DECODE_ERROR)
+    return tuple(int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
+
+
+def server_name(found: dict[int, bytes]) -> str | None:
+    """RFC 6066 §3: a list of names of which only the kind 0, a host's, was ever defined."""
+    fields = Fields(listed(found, Extension.SERVER_NAME, 2))
+    while fields:
+        kind, name = fields.number(1), fields.vector(2)
+        if kind == 0:
+            return name.decode("latin-1")
+    return None
+
+
+def alpn(found: dict[int, bytes]) -> tuple[str, ...]:
+    """RFC 7301 §3.1: the protocols above TLS that the client can speak, the one it likes best first."""
+
+    def names(fields: Fields) -> Iterator[str]:
+        while fields:
+            yield fields.vector(1).decode("latin-1")
+
+    return tuple(names(Fields(listed(found, Extension.ALPN, 2))))
+
+
+def shares(data: bytes) -> Iterator[int]:
+    """RFC 8446 §4.2.8."""
+    fields = Fields(data)
+    while fields:
+        yield fields.number(2)
+        fields.vector(2)
