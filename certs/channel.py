@@ -84,6 +84,7 @@ class Object(ssl.SSLObject):
     """The context's callback sees this, and with it the client's hello, which Python does not show."""
 
     received = b""  # during the handshake
+    server_name: str | None = None  # that the client has asked for (SNI)
 
     def hello(self) -> tls.ClientHello | None:
         """None: there is none, or a bad one, which OpenSSL will answer."""
@@ -159,20 +160,22 @@ class Channel:
             view = view[self.object.write(view) :]  # a record at a time
 
     def close(self) -> None:
-        """Say close_notify: we have no more data. What the peer still sends can be read."""
-        if not self.is_ready or self.has_closed or isinstance(self._last, TlsError):
+        """Say close_notify: we have no more data. What the peer still sends can be read.
+
+        Before the handshake is done: give it up, and say so as long as nothing is encrypted (RFC 8446 §6.1).
+        """
+        if self.has_closed or isinstance(self._last, TlsError):
+            return
+        self.has_closed = True
+        if not self.is_ready:
+            if self.object.cipher() is None:
+                self._extra += tls.alert(Alert.USER_CANCELED, is_fatal=False)
+                self._extra += tls.alert(Alert.CLOSE_NOTIFY, is_fatal=False)
             return
         while data := self._read():  # unwrap() would take it for a mistake.
             self._unread.append(data)
-        self.has_closed = True
         with contextlib.suppress(ssl.SSLError):  # It wants to wait for the peer's; we do that by reading.
             self.object.unwrap()
-
-    def cancel(self) -> None:
-        """Give the handshake up. As long as nothing is encrypted we can say so: RFC 8446 §6.1."""
-        if self.object.cipher() is None:
-            self._extra += tls.alert(Alert.USER_CANCELED, is_fatal=False)
-            self._extra += tls.alert(Alert.CLOSE_NOTIFY, is_fatal=False)
 
     def data_to_send(self) -> bytes:
         data, self._extra = self._outgoing.read() + self._extra, b""

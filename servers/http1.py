@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator
 from protocols.semantics import http_date
 from servers import command, site
 from servers.http1_talk import Limits, Respond, Talk
+from servers.tls_transport import Tls, end
 
 PORT = 7003
 
@@ -86,28 +87,45 @@ async def serve(
     idle_seconds: float = 60,
     linger_seconds: float = 2,
     drain_seconds: float = 10,
+    handshake_seconds: float = 10,
     max_connections: int = 16384,
     max_body: int = 1 << 30,
 ) -> AsyncIterator[Server]:
     """Serve within the block; `address` is where. Every limit is there because somebody will try what is beyond it.
 
+    ssl              from certs/contexts.py: HTTPS
     head_seconds     from the first byte of a head to its last (slowloris)
     body_seconds     between two pieces of a body, in either direction
     idle_seconds     between two requests
     linger_seconds   that a client may take to end, after our FIN
     drain_seconds    for what is in flight when the block ends
+    handshake_seconds   that TLS may take to be agreed on
     max_connections  that are served at a time; the next one gets 503
     max_body         bytes in the body of a request; more gets 413
     """
     limits = Limits(head_seconds, body_seconds, idle_seconds, linger_seconds, max_connections, max_body)
     server = Server(respond, limits)
-    listening = await asyncio.get_running_loop().create_server(lambda: Talk(server), host, port, ssl=ssl, backlog=256)
+    secured: set[Tls] = set()  # connections over TLS, those in their handshake, too
+
+    def accept() -> asyncio.Protocol:
+        if ssl is None:
+            return Talk(server)
+        return Tls(
+            ssl, lambda _: Talk(server), connections=secured, max_connections=2 * max_connections,
+            handshake_seconds=handshake_seconds, linger_seconds=linger_seconds,
+        )  # fmt: skip
+
+    listening = await asyncio.get_running_loop().create_server(accept, host, port, backlog=256)
     server.address = listening.sockets[0].getsockname()[:2]
     try:
         yield server
     finally:
         listening.close()
+        for connection in secured:
+            if connection.inner is None:  # It has no request in flight yet.
+                connection.close()
         await server.drain(drain_seconds)
+        await end(secured)
 
 
 def main() -> int:
