@@ -1,4 +1,4 @@
-"""HTTP/2, the client's end, sans-IO: bytes in, events out (RFC 9113). h2 does the work; here is what it leaves to its user.
+"""HTTP/2, the client's end, sans-IO: bytes in, events out (RFC 9113). On h2; here is what h2 leaves to its user.
 
     conn = ClientConnection()                         conn.data_to_send() is to be sent after each of these
     stream = conn.send_request(pairs, end=True)
@@ -46,7 +46,6 @@ from protocols.http2_frames import (
     goaway,
     parse_goaway,
     parse_settings,
-    rst_stream,
     window_update,
 )
 from protocols.http2_messages import Pairs, content_length, encode_field, malformed, regular_fields
@@ -156,6 +155,7 @@ class ClientConnection:
                 SettingCodes.MAX_HEADER_LIST_SIZE: MAX_FIELDS,
             },
         )
+        del self._h2.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]  # RFC 8441 §3: for servers to say
         self._h2.decoder.max_header_list_size = MAX_FIELDS
         self._h2.initiate_connection()
         if connection_window > DEFAULT_WINDOW:
@@ -186,10 +186,9 @@ class ClientConnection:
             self._show(data)
         return data
 
-    @property
-    def streams(self) -> int:
-        """How many are open."""
-        return len(self._streams)
+    def is_open(self, stream: int) -> bool:
+        """Is anything still to be sent, or to come?"""
+        return stream in self._streams
 
     @property
     def is_usable(self) -> bool:
@@ -203,7 +202,7 @@ class ClientConnection:
         return self.is_usable and len(self._streams) < limit
 
     def send_request(self, pairs: Pairs, end: bool) -> int:
-        """Open a stream, and return its number. *pairs* begin with the pseudo-header fields; *end*: there is no body."""
+        """Open a stream, return its number. *pairs* begin with the pseudo-header fields; *end*: there is no body."""
         if not self.has_room:
             raise LocalProtocolError("there are as many streams as the server allows")
         most = self._h2.remote_settings.max_header_list_size
@@ -223,11 +222,11 @@ class ClientConnection:
 
     def window(self, stream: int) -> int:
         """How many bytes of the body may be sent now, in one frame; 0 or less: wait. Settings can make it negative."""
-        if stream not in self._streams:
+        if stream not in self._streams or self._error:
             return 0
         return min(self._h2.local_flow_control_window(stream), MAX_FRAME_SIZE)  # More would hold up the other streams.
 
-    def send_data(self, stream: int, data: bytes, end: bool = False) -> None:
+    def send_data(self, stream: int, data: bytes | memoryview, end: bool = False) -> None:
         """Send as much of a request's body as window() allows; *end*: that was all."""
         self._h2.send_data(stream, data, end)
         self._ease(8)  # The server will have to open windows for it.
@@ -238,7 +237,7 @@ class ClientConnection:
     def consumed(self, stream: int, size: int) -> None:
         """Somebody has read so many bytes of the body: as many more may come."""
         one = self._streams.get(stream)
-        if one is None or one.ended:
+        if one is None or one.ended or self._error:
             return
         one.read += size
         if one.read >= self._window // 2:  # Not for every few bytes: §6.9.1, RFC 1122 §4.2.3.3.
@@ -266,11 +265,6 @@ class ClientConnection:
         self._calm = min(CALM, self._calm + (now - self._then) * CALM_PER_SECOND)
         self._then = now
 
-    @property
-    def is_fresh(self) -> bool:
-        """Has the server said nothing yet, not a whole frame?"""
-        return not self._has_settings
-
     def next_event(self) -> Event | None:
         """The next thing that happened; None: more bytes are needed.
 
@@ -285,6 +279,8 @@ class ClientConnection:
                     return None
                 self._receive(frame)
             except RemoteProtocolError as error:
+                if not self._has_settings:
+                    error = broken("the first frame is not SETTINGS (RFC 9113 §3.4): perhaps this is no HTTP/2")
                 self.close(error.code, str(error))
                 self._error = error
         return self._events.popleft()
@@ -295,7 +291,7 @@ class ClientConnection:
             self._observe("<", frame, None)
         if not self._has_settings:
             if kind != FrameType.SETTINGS or frame.flags & Flag.ACK:
-                raise broken("the first frame is not SETTINGS (RFC 9113 §3.4): perhaps this is no HTTP/2")
+                raise broken("no preface")
             self._has_settings = True
         if self._block and (kind != FrameType.CONTINUATION or stream != self._block.stream):
             raise broken("a field block is not followed by its CONTINUATION (RFC 9113 §6.10)")
@@ -380,7 +376,7 @@ class ClientConnection:
             self._malformed(frame, str(error))
 
     def _message(self, one: Stream, stream: int, raw: list[tuple[bytes, bytes]], end: bool) -> None:
-        """A whole field block: an interim answer, the final one, or trailers. RemoteProtocolError: malformed (§8.1.1)."""
+        """A whole field block: an interim answer, the final one, or trailers. RemoteProtocolError: it is malformed."""
         status, fields, pairs = read_fields(raw)
         told = Frame(FrameType.HEADERS, Flag.END_HEADERS | (Flag.END_STREAM if end else 0), stream)
         if one.status:
@@ -514,14 +510,14 @@ class ClientConnection:
             del self._closed[next(iter(self._closed))]
 
     def _arrive(self, size: int) -> None:
-        """The connection's window is opened for what has arrived, read or not: who does not read holds up only himself."""
+        """The connection's window opens for what has arrived, read or not: an unread stream holds up only itself."""
         self._arrived += size
         if self._arrived >= self._connection_window // 2:
             self._h2.increment_flow_control_window(self._arrived)
             self._arrived = 0
 
     def _ignore(self, size: int) -> None:
-        """DATA that nobody will read, and h2 was not told of, counts for the connection's window all the same (§6.9)."""
+        """DATA that nobody will read, and h2 does not see, counts for the connection's window all the same (§6.9)."""
         if size:
             self._take()
             self._out.append(encode(window_update(0, size)))
