@@ -32,7 +32,7 @@ from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakValueDictionary
 
-from clients.http1_connection import Body, Connection, Origin, Request, collect, log, split, unzip
+from clients.http1_connection import Body, Connection, Origin, Request, Sessions, collect, log, split, unzip
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import Pairs, Response
 from protocols.http1_syntax import is_host, request_line
@@ -66,6 +66,7 @@ class Client:
     max_answer        bytes that request() returns; a packed kilobyte can be a megabyte
     max_redirects     to follow: two servers could send us to and fro for ever. 0: the redirect is the answer
     expect_seconds    to wait for 100 (Continue), since not every server says it
+    ssl               for https (default: all authorities that this machine trusts); certs/contexts.py has the lab's
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Client:
         self._turns = asyncio.Semaphore(max_connections)
         self._turns_of: WeakValueDictionary[Origin, asyncio.Semaphore] = WeakValueDictionary()  # while somebody waits
         self._kept: list[Connection] = []  # the one used last is the last
+        self._sessions: Sessions = {}
         self._busy = 0
         self._closed = False
 
@@ -156,7 +158,7 @@ class Client:
                     log.info("! it was closed while it was idle: once more")
                     await connection.close()
                     async with asyncio.timeout(self._timeout):
-                        connection = await Connection.open(origin, self._tls)
+                        connection = await Connection.open(origin, self._tls, self._sessions)
                     response = await connection.ask(request, self._timeout, self._expect_seconds)
                 yield connection, response
             finally:
@@ -184,7 +186,7 @@ class Client:
                 return found
             await found.close()
         await self._shrink(self._most - self._busy)
-        return await Connection.open(origin, self._tls)
+        return await Connection.open(origin, self._tls, self._sessions)
 
     async def _shrink(self, most: int) -> None:
         """Keep so many connections at most."""
@@ -237,7 +239,7 @@ async def pipeline(
         raise LocalProtocolError(f"URLs of {len(origins)} origins for one connection")
     answers: list[Answer[bytes]] = []
     async with asyncio.timeout(timeout):
-        connection = await Connection.open(origins.pop(), ssl)
+        connection = await Connection.open(origins.pop(), ssl, {})
         try:
             for url in urls:
                 connection.send(Request("GET", url, ()))

@@ -17,6 +17,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from certs.contexts import client_context
+from clients.tls_stream import Stream, connect
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import ClientConnection, Data, Event, Pairs, Response
 
@@ -28,6 +30,7 @@ PACKED = 4096  # bytes that are unpacked in a step; zlib copies what is left of 
 UNPACKED = 1 << 16  # bytes that come out of it at most
 ENDLESS = 1 << 62  # The core's limit for bodies: they are not kept here, so the user sets it.
 PORTS = {"http": 80, "https": 443}
+SESSIONS = 100  # that are kept to resume TLS with, one for each origin
 
 log = logging.getLogger("clients.http1")
 
@@ -73,10 +76,21 @@ def split(url: str) -> tuple[Origin, str]:
     raise LocalProtocolError(f"{url[:200]!r} is not like http://host:port/path")
 
 
+Sessions = dict[Origin, ssl.SSLSession]
+
+
+@functools.cache
+def context() -> ssl.SSLContext:
+    """Trusts whom this machine trusts."""
+    return client_context(trust=None)
+
+
 class Connection:
     """One TCP connection, and what is known of the request on it."""
 
-    def __init__(self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, origin: Origin, reader: asyncio.StreamReader | Stream, writer: asyncio.StreamWriter | Stream
+    ) -> None:
         self.origin, self._reader, self._writer = origin, reader, writer
         self._http = ClientConnection(max_body=ENDLESS)
         self._upload: asyncio.Task[None] | None = None
@@ -84,29 +98,50 @@ class Connection:
         self._go = asyncio.Event()  # The server wants the body.
         self._error: Exception | None = None  # out of the caller's own body
         self._has_moved = self._is_closed = False
+        self._stream: Stream | None = None  # with TLS, and then
+        self._sessions: Sessions = {}
         self._events = 0
         self.has_heard = False
         """Has a byte of the answer arrived?"""
         self.is_reused = False
 
     @classmethod
-    async def open(cls, origin: Origin, tls: ssl.SSLContext | None) -> Connection:
-        context = (tls or ssl.create_default_context()) if origin.scheme == "https" else None
+    async def open(cls, origin: Origin, tls: ssl.SSLContext | None, sessions: Sessions) -> Connection:
+        """*sessions* has what TLS can be resumed with, and gets what can be used the next time."""
         try:
-            reader, writer = await asyncio.open_connection(origin.host, origin.port, ssl=context)
+            if origin.scheme == "https":
+                session = sessions.pop(origin, None)  # Used once: two connections with one could be told to be ours.
+                stream = await connect(
+                    origin.host, origin.port, context=tls or context(), session=session, timeout=None
+                )
+                connection = cls(origin, stream, stream)
+                connection._stream, connection._sessions = stream, sessions
+            else:
+                connection = cls(origin, *await asyncio.open_connection(origin.host, origin.port))
         except UnicodeError:  # IDNA: a label that is empty, or longer than 63
             raise socket.gaierror(socket.EAI_NONAME, f"{origin.host[:80]!r} is no name of a host") from None
         log.info("= connected to %s port %d", origin.host, origin.port)
-        return cls(origin, reader, writer)
+        return connection
 
     async def close(self) -> None:
         if not self._is_closed:
-            self._writer.transport.abort()  # Nothing is left to send: all is answered, or something failed.
+            if self._stream:
+                self._keep_session(self._stream)
+                self._stream.close()
+            else:
+                self._writer.transport.abort()  # Nothing is left to send: all is answered, or something failed.
             log.info("= closed")
         self._is_closed = True
         if self._upload:
             self._upload.cancel()
             await asyncio.wait([self._upload])
+
+    def _keep_session(self, stream: Stream) -> None:
+        if session := stream.session:
+            self._sessions.pop(self.origin, None)
+            self._sessions[self.origin] = session
+            if len(self._sessions) > SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
 
     # Sending.
 

@@ -1,7 +1,7 @@
 """The site over TLS: who is there, and who can read.
 
-What is inside, TLS does not care: here it is the HTTP/1.1 of the lab before, and `Tls` (servers/tls_transport.py) is put
-between it and TCP. The certificates are made by certs/, and what is agreed to is set in certs/contexts.py.
+What is inside, TLS does not care: here it is the HTTP/1.1 of the lab before, and `Tls` (servers/tls_transport.py) is
+put between it and TCP. The certificates are made by certs/, and what is agreed to is set in certs/contexts.py.
 
 Run:   make tls-server
 Try:   curl --cacert certs/root.pem https://localhost:7004/
