@@ -1,25 +1,70 @@
-"""python -m certs: make what is missing, say what is there."""
+"""python -m certs: make what is missing. python -m certs list, show NAME: tell what is there.
+
+Exit codes: 0 all is well, 2 it could not be done (one sentence says why).
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
+import textwrap
+from collections.abc import Iterable
 
 import certs
+from certs import show
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="certs", description="The lab's certificates. Alone: makes what is missing.")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("list", help="all of them, and what is wrong with the bad ones")
+    commands.add_parser("show", help="one of them, and all up to its root").add_argument("name", help="such as server")
+    options = parser.parse_args()
+    code = 0
     try:
-        why = certs.wanting()
-        written = certs.ensure()
+        if options.command == "list":
+            _print(show.listing())
+        elif options.command == "show":
+            code = _show(options.name)
+        else:
+            _make()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The reader has gone (| head): nothing is wrong.
     except OSError as error:
-        print(f"certs: {error.filename} cannot be written: {error.strerror}.", file=sys.stderr)
+        print(f"certs: {error.filename or 'the output'} cannot be written: {error.strerror}.", file=sys.stderr)
         return 2
+    return code
+
+
+def _make() -> None:
+    why = certs.wanting()
+    written = certs.ensure()
     for path in written:
-        if path.name in why:
-            print(f"made  certs/{path.name:20} {why[path.name]}")
+        if path.name in why:  # not the keys, they come with their certificates
+            print(f"made  {f'certs/{path.name}':26} {why[path.name]}")
     if not written:
-        print("The lab's certificates are there and good for more than a week.")
+        print("The lab's certificates are all there, and good for more than a week.")
+    elif "root.pem" in why:
+        print("\nThe root is new. Where you trust the lab's old one, put this one in its place: certs/root.pem")
+    print("What is what:  python -m certs list     One of them:  python -m certs show server")
+
+
+def _show(name: str) -> int:
+    if name not in certs.KINDS:
+        sys.stdout.flush()
+        print(f"certs: there is no certificate {name!r}. There are:", file=sys.stderr)
+        print(textwrap.fill(", ".join(certs.KINDS), 78, break_on_hyphens=False), file=sys.stderr)
+        return 2
+    certs.ensure()
+    _print(show.shown(name))
     return 0
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ DOMAINS = ("localhost", "lab", "server")
 """What the lab's authority may vouch for, and nothing else (RFC 5280 §4.2.1.10)."""
 
 _SERVER = ("server.lab", "localhost", "server", "127.0.0.1")
+_ALICE = ("alice@client.lab",)
 _YEAR = 365
 
 
@@ -21,8 +22,8 @@ _YEAR = 365
 class Kind:
     """What one certificate says, where it says something else than an ordinary server's."""
 
-    about: str
-    fault: str = ""  # of a bad one: a whole sentence
+    about: str = ""  # of one that is in order
+    fault: str = ""  # of a bad one
     use: Literal["authority", "server", "client"] = "server"
     signer: str | None = "intermediate"  # None: its own key
     common_name: str = "server.lab"
@@ -53,33 +54,33 @@ KINDS = {
     "site": Kind("an ordinary site, signed by the root itself", signer="root", common_name="site.lab",
                  names=("site.lab",), sends=()),
     "client": Kind("a client called alice, for mutual TLS", use="client", common_name="alice",
-                   names=("alice@client.lab",)),
-    "expired": Kind("ended yesterday", "Its validity ended yesterday.", days=(-91, -1)),
-    "not-yet-valid": Kind("begins in a year", "Its validity begins in a year.", days=(_YEAR, _YEAR + 90)),
-    "wrong-name": Kind("is another's", "It is for another.lab only.", common_name="another.lab",
-                       names=("another.lab",)),
-    "self-signed": Kind("vouches for itself", "It is signed with its own key: nobody vouches for it.", signer=None,
-                        sends=()),
+                   names=_ALICE),
     "unknown-root": Kind(
         "a root that nobody trusts", use="authority", signer=None, sends=(), constrained=True,
         common_name="Unknown Root CA", names=(), days=(-100, 10 * _YEAR), renew=500,
     ),
-    "unknown-ca": Kind("is vouched for by a stranger", "It is signed by unknown-root, which nobody trusts.",
-                       signer="unknown-root", sends=("unknown-root",)),
-    "revoked": Kind("was taken back", "It is in intermediate.crl: its signer has taken it back."),
-    "no-intermediate": Kind("comes alone", "Its server does not send the intermediate certificate.", sends=()),
-    "wrong-purpose": Kind("is a client's", "It is for clients, by its extended key usage, and not for servers.",
-                          use="client"),
-    "forbidden-name": Kind("says a name too many", "It names bank.example, which its root may not vouch for.",
+    "expired": Kind(fault="its validity is over", days=(-91, -1)),
+    "not-yet-valid": Kind(fault="its validity has not begun", days=(_YEAR, _YEAR + 90)),
+    "wrong-name": Kind(fault="it is for another.lab, which is not this server", common_name="another.lab",
+                       names=("another.lab",)),
+    "self-signed": Kind(fault="it is signed with its own key: nobody vouches for it", signer=None, sends=()),
+    "unknown-ca": Kind(fault="it is signed by unknown-root, which nobody trusts", signer="unknown-root",
+                       sends=("unknown-root",)),
+    "revoked": Kind(fault="its signer has taken it back (intermediate.crl)"),
+    "no-intermediate": Kind(fault="its server does not send the intermediate's certificate", sends=()),
+    "wrong-purpose": Kind(fault="its extended key usage is for clients, not for servers", use="client"),
+    "forbidden-name": Kind(fault="it names bank.example, for which its root may not vouch",
                            names=(*_SERVER, "bank.example")),
-    "not-a-ca": Kind("is signed by a site", "It is signed with the key of site, which is no authority.", signer="site",
+    "not-a-ca": Kind(fault="it is signed with the key of site, which is no authority", signer="site",
                      sends=("site",)),
-    "client-unknown": Kind("a client vouched for by a stranger", "It is signed by unknown-root, which nobody trusts.",
-                           use="client", signer="unknown-root", common_name="alice", names=("alice@client.lab",),
-                           sends=("unknown-root",)),
-    "client-expired": Kind("a client that ended yesterday", "Its validity ended yesterday.", use="client",
-                           common_name="alice", names=("alice@client.lab",), days=(-91, -1)),
+    "client-expired": Kind(fault="its validity is over", use="client", common_name="alice", names=_ALICE,
+                           days=(-91, -1)),
+    "client-unknown": Kind(fault="it is signed by unknown-root, which nobody trusts", use="client",
+                           signer="unknown-root", common_name="alice", names=_ALICE, sends=("unknown-root",)),
 }  # fmt: skip
 
 REVOKED = {"intermediate": ("revoked",), "root": ()}
-"""Who publishes a list of revoked certificates (a CRL), and what is on it."""
+"""Who publishes a list of revoked certificates (SIGNER.crl), and what is on it."""
+
+STAPLED = ("server", "revoked")
+"""For whom there is a signed answer to "is it revoked?" (NAME.ocsp), which a server can send along (RFC 6066 §8)."""

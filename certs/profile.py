@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes as PublicKey
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from certs.kinds import DOMAINS, NETWORKS, Kind
@@ -17,7 +18,7 @@ from certs.kinds import DOMAINS, NETWORKS, Kind
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 Extensions = list[tuple[x509.ExtensionType, bool]]
 
-CRL_DAYS, CRL_RENEW = 30, 7
+STATUS_DAYS, STATUS_RENEW = 30, 7  # of lists of revoked certificates and answers about them
 EARLIER = timedelta(hours=1)  # Clocks differ: what is made now was good an hour ago.
 
 
@@ -86,7 +87,7 @@ def sign_crl(
         x509.CertificateRevocationListBuilder()
         .issuer_name(signer.subject)
         .last_update(now - EARLIER)
-        .next_update(now - EARLIER + timedelta(days=CRL_DAYS))
+        .next_update(now - EARLIER + timedelta(days=STATUS_DAYS))
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer_key.public_key()), False)
         .add_extension(x509.CRLNumber(int(now.timestamp())), False)  # Each list has a higher one than the last: §5.2.3.
     )
@@ -101,11 +102,29 @@ def sign_crl(
     return builder.sign(signer_key, hashes.SHA256())
 
 
+def sign_ocsp(
+    certificate: x509.Certificate, signer: x509.Certificate, signer_key: Key, now: datetime, *, revoked: bool
+) -> ocsp.OCSPResponse:
+    """The answer about one certificate, by who signed it (RFC 6960 §4.2)."""
+    builder = ocsp.OCSPResponseBuilder().responder_id(ocsp.OCSPResponderEncoding.HASH, signer)
+    builder = builder.add_response(
+        cert=certificate,
+        issuer=signer,
+        algorithm=hashes.SHA1(),  # which certificate is meant; no security rests on it (RFC 5019 §2.1.1)
+        cert_status=ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
+        this_update=now - EARLIER,
+        next_update=now - EARLIER + timedelta(days=STATUS_DAYS),
+        revocation_time=now - EARLIER if revoked else None,
+        revocation_reason=x509.ReasonFlags.key_compromise if revoked else None,
+    )
+    return builder.sign(signer_key, hashes.SHA256())
+
+
 def _key_usage(kind: Kind) -> x509.KeyUsage:
-    """§4.2.1.3: an authority signs certificates and lists, everybody else signs their handshakes."""
+    """§4.2.1.3: everybody signs (handshakes, or answers about revocation), authorities also certificates and lists."""
     authority = kind.use == "authority"
     return x509.KeyUsage(
-        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority,
+        digital_signature=True, key_cert_sign=authority, crl_sign=authority,
         # An RSA key could also encrypt the handshake's secret, in TLS 1.2. Whoever gets the key later reads all then.
         key_encipherment=False, content_commitment=False, data_encipherment=False, key_agreement=False,
         encipher_only=False, decipher_only=False,
