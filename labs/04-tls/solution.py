@@ -100,7 +100,7 @@ def check_names(issuer: x509.Certificate, below: Path) -> None:
             # What is permitted to DNS names says nothing about addresses.
             if permitted and not any(is_within(name, tree) for tree in permitted):
                 raise Refused("constraints", f"{name.value} is not permitted")
-            if any(is_within(name, tree) for tree in excluded):
+            if any(is_within(name, tree) or stands_for(name, tree) for tree in excluded):
                 raise Refused("constraints", f"{name.value} is excluded")
 
 
@@ -118,6 +118,11 @@ def is_within(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
     if isinstance(name, x509.IPAddress):
         return name.value in tree.value
     raise Refused("critical", f"a constraint on {type(name).__name__}")  # Process it or reject. (§4.2.1.10)
+
+
+def stands_for(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
+    """Is the name a wildcard that covers the top of the subtree? *.lab is good for secret.lab. (CVE-2025-61727)"""
+    return isinstance(name, x509.DNSName) and matches(name.value, tree.value)
 
 
 def verify(chain: Path, roots: Path, host: str, now: datetime) -> Path:
