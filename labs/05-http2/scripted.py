@@ -1,0 +1,61 @@
+"""A server's end of one HTTP/2 connection, by hand: it answers, and says good-bye, as the experiment wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from functools import cache
+
+import hpack
+
+from certs.contexts import server_context
+from protocols import http2_frames as http2
+from protocols.http2_frames import ErrorCode, Flag, Frame, FrameType
+
+settings = cache(lambda: server_context(alpn=("h2",)))
+
+
+class Scripted:
+    """The next connection that comes in."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        accepted, _ = listening.accept()
+        accepted.settimeout(10)
+        self.socket = settings().wrap_socket(accepted, server_side=True)
+        self.encoder, self.decoder, self.frames = hpack.Encoder(), hpack.Decoder(), http2.Decoder()
+        preface = b""
+        while len(preface) < len(http2.PREFACE):
+            preface += self.socket.recv(len(http2.PREFACE) - len(preface))
+        self.send(http2.settings({}))
+
+    def send(self, *frames: Frame) -> None:
+        self.socket.sendall(b"".join(map(http2.encode, frames)))
+
+    def requests(self, count: int) -> dict[str, int]:
+        """Read until so many have come: {"GET /a": its stream}."""
+        found: dict[str, int] = {}
+        while len(found) < count:
+            while (frame := self.frames.next_frame()) is None:
+                self.frames.receive_data(self.socket.recv(1 << 16))
+            if frame.type == FrameType.SETTINGS and not frame.flags & Flag.ACK:
+                self.send(http2.SETTINGS_ACK)
+            elif frame.type == FrameType.HEADERS:
+                fields = dict(self.decoder.decode(http2.content(frame)))
+                found[f"{fields[':method']} {fields[':path']}"] = frame.stream
+        return found
+
+    def answer(self, stream: int) -> None:
+        """200, and no body."""
+        block = self.encoder.encode([(":status", "200")])
+        self.send(Frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, stream, block))
+
+    def go_away(self, last: int) -> None:
+        """No stream above the last one has been looked at, nor will be."""
+        self.send(http2.goaway(last, ErrorCode.NO_ERROR))
+
+    def close(self) -> None:
+        """Read what is still under way first, so that the kernel has no reason for an RST."""
+        with contextlib.suppress(OSError):
+            self.socket.settimeout(1)
+            self.socket.unwrap()
+        self.socket.close()
