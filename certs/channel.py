@@ -81,21 +81,9 @@ Event = Handshaken | Data | Closed
 
 
 class Object(ssl.SSLObject):
-    """The context's callback sees this, and with it the client's hello, which Python does not show."""
+    """The context's callback sees this, and with it what Python does not show: the client's hello."""
 
-    received = b""  # during the handshake
-    server_name: str | None = None  # that the client has asked for (SNI)
-
-    def hello(self) -> tls.ClientHello | None:
-        """None: there is none, or a bad one, which OpenSSL will answer."""
-        records, messages = tls.Records(), tls.Messages()
-        records.receive_data(self.received)
-        with contextlib.suppress(RemoteProtocolError):
-            while (record := records.next_event()) and record.type == tls.ContentType.HANDSHAKE:
-                messages.receive_data(record.data)
-                if message := messages.next_event():
-                    return tls.client_hello(message.body)
-        return None
+    hello: tls.ClientHello | None = None
 
 
 class Channel:
@@ -123,6 +111,7 @@ class Channel:
         self.has_closed = False
         """Have we sent close_notify?"""
         self._idle = 0
+        self._opening = tls.Opening() if server_side and isinstance(self.object, Object) else None
         self._unread: list[bytes] = []  # data that came before we closed
         self._last: Closed | TlsError | None = None
         self._extra = b""  # an alert of our own
@@ -133,8 +122,8 @@ class Channel:
             return
         self._incoming.write(data)
         self._idle += len(data)
-        if not self.is_ready and isinstance(self.object, Object):
-            self.object.received += data
+        if self._opening:
+            self._overhear(self._opening, data)
 
     def next_event(self) -> Event | None:
         """What has happened, in order; None: nothing more yet. TlsError when it has failed, from then on always."""
@@ -194,9 +183,20 @@ class Channel:
             raise self._last from None
         self.is_ready = True
         self._idle = 0
-        if isinstance(self.object, Object):
-            self.object.received = b""
         return Handshaken()
+
+    def _overhear(self, opening: tls.Opening, data: bytes) -> None:
+        """Read the hello, too, before OpenSSL does. If there is a mistake in it, OpenSSL will find it."""
+        assert isinstance(self.object, Object)
+        try:
+            opening.receive_data(data)
+        except RemoteProtocolError:
+            self._opening = None
+        if hello := opening.hello:
+            self._opening, self.object.hello = None, hello
+            if hello.server_name and not hello.server_name.isascii():  # Python's callback would stumble over it.
+                self._extra += tls.alert(Alert.UNRECOGNIZED_NAME)
+                self._last = TlsError(f"no name of a host: {hello.server_name[:80]!r}", Alert.UNRECOGNIZED_NAME)
 
     def _read(self) -> bytes:
         """The data that is here, about PIECE bytes of it: records can be small. Sets what comes after it."""
@@ -221,6 +221,7 @@ class Channel:
         """OpenSSL's error in words, and which alert went to and fro."""
         sent = self._outgoing.read()
         if isinstance(error, ssl.SSLEOFError):
+            self._extra += sent
             return Truncated("ended without close_notify" if self.is_ready else "ended in the middle of the handshake")
         text = re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", str(error))
         theirs = re.match(r"(?:sslv3|tlsv1|tlsv13) (?:alert )?(.*)", text)

@@ -56,12 +56,10 @@ def server_context(
 
     def greet(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
         """The client's hello is here, and nothing is answered yet."""
-        hello = None
-        if isinstance(connection, Object):
-            connection.server_name, hello = name, connection.hello() if alpn else None
         if name and (other := others.get(name.lower())):
             connection.context = other
-        if hello and hello.alpn and not set(hello.alpn) & set(alpn):
+        hello = connection.hello if isinstance(connection, Object) else None
+        if alpn and hello and hello.alpn and not set(hello.alpn) & set(alpn):
             return Alert.NO_APPLICATION_PROTOCOL  # Python would go on, with none (RFC 7301 §3.2: SHALL send this).
         return None
 

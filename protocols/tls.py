@@ -134,7 +134,7 @@ class Records:
     """Cuts a stream into records. RemoteProtocolError.code is the alert to answer with."""
 
     def __init__(self) -> None:
-        self._unread = b""
+        self._unread = bytearray()  # Bytes could come one by one, and each would copy all those before.
 
     def receive_data(self, data: bytes) -> None:
         self._unread += data
@@ -142,8 +142,10 @@ class Records:
     def next_event(self) -> Record | None:
         data = self._unread
         if data and data[0] not in set(ContentType):  # "An unexpected record type": RFC 8446 §5
-            raise RemoteProtocolError(f"this is not TLS: no record begins with {data[:1]!r}", Alert.UNEXPECTED_MESSAGE)
-        if data[1:2] not in (b"", b"\3"):
+            raise RemoteProtocolError(
+                f"this is not TLS: no record begins with {bytes(data[:1])!r}", Alert.UNEXPECTED_MESSAGE
+            )
+        if len(data) > 1 and data[1] != 3:
             raise RemoteProtocolError(f"a record of version {data[1]}", Alert.PROTOCOL_VERSION)
         if len(data) < 5:
             return None
@@ -152,15 +154,16 @@ class Records:
             raise RemoteProtocolError(f"a record of {length} bytes", Alert.RECORD_OVERFLOW)
         if len(data) < 5 + length:
             return None
-        self._unread = data[5 + length :]
-        return Record(data[0], int.from_bytes(data[1:3], "big"), data[5 : 5 + length])
+        record = Record(data[0], int.from_bytes(data[1:3], "big"), bytes(data[5 : 5 + length]))
+        del data[: 5 + length]
+        return record
 
 
 class Messages:
     """Puts the messages of the handshake together: one may take several records, and a record may hold several."""
 
     def __init__(self) -> None:
-        self._unread = b""
+        self._unread = bytearray()  # Bytes could come one by one, and each would copy all those before.
 
     def receive_data(self, data: bytes) -> None:
         self._unread += data
@@ -172,8 +175,32 @@ class Messages:
             raise RemoteProtocolError(f"a message of {length} bytes", Alert.ILLEGAL_PARAMETER)
         if len(data) < 4 or len(data) < 4 + length:
             return None
-        self._unread = data[4 + length :]
-        return Message(data[0], data[4 : 4 + length])
+        message = Message(data[0], bytes(data[4 : 4 + length]))
+        del data[: 4 + length]
+        return message
+
+
+class Opening:
+    """The client's hello, from the first bytes of what it sends."""
+
+    hello: ClientHello | None = None
+
+    def __init__(self) -> None:
+        self._records, self._messages, self._done = Records(), Messages(), False
+
+    def receive_data(self, data: bytes) -> None:
+        """RemoteProtocolError: that is none."""
+        if self._done:
+            return
+        self._records.receive_data(data)
+        while not self._done and (record := self._records.next_event()):
+            self._messages.receive_data(record.data)
+            message = self._messages.next_event()
+            self._done = message is not None
+            if record.type != ContentType.HANDSHAKE or (message and message.type != HandshakeType.CLIENT_HELLO):
+                raise RemoteProtocolError("a connection begins with the client's hello", Alert.UNEXPECTED_MESSAGE)
+            if message:
+                self.hello = client_hello(message.body)
 
 
 # -- The messages that are in the clear --------------------------------------------------------------

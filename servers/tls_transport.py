@@ -256,7 +256,8 @@ class Tls(asyncio.Transport, asyncio.Protocol):
 def agreed(connection: ssl.SSLObject) -> str:
     """What a handshake has led to, in a line."""
     cipher = connection.cipher()
-    name = getattr(connection, "server_name", None)
+    hello = getattr(connection, "hello", None)
+    name = hello and hello.server_name
     found = [f"{connection.version()} {cipher[0] if cipher else ''}", f"for {name}" if name else "no name asked for"]
     found.append(connection.selected_alpn_protocol() or "no ALPN")
     if certificate := connection.getpeercert():
