@@ -13,9 +13,11 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable
 
+from certs.contexts import client_context
 from clients.http1_connection import Origin, Request, split
 from clients.http1_connection import _one as one
 from clients.http1_connection import _shown as shown
+from clients.tls_stream import Stream, connect
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1_syntax import request_line
 from protocols.http2_client import ClientConnection, Data, End, Event, GoAway, Reset, Response, name_of
@@ -77,7 +79,12 @@ class Connection:
     """One TCP connection, with or without TLS."""
 
     def __init__(
-        self, origin: Origin, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, window: int, idle: float
+        self,
+        origin: Origin,
+        reader: asyncio.StreamReader | Stream,
+        writer: asyncio.StreamWriter | Stream,
+        window: int,
+        idle: float,
     ) -> None:
         self.origin, self._reader, self._writer, self._idle = origin, reader, writer, idle
         observe = WireLog() if log.isEnabledFor(logging.INFO) else None
@@ -95,20 +102,21 @@ class Connection:
     @classmethod
     async def open(cls, origin: Origin, tls: ssl.SSLContext | None, window: int, idle: float) -> Connection:
         """With TLS, ALPN says that it is HTTP/2; without, both sides just know (§3.2, §3.3)."""
-        if origin.scheme == "https":
-            tls = tls or ssl.create_default_context()
-            tls.set_alpn_protocols(["h2"])
-        else:
-            tls = None
+        reader: asyncio.StreamReader | Stream
+        writer: asyncio.StreamWriter | Stream
         try:
-            reader, writer = await asyncio.open_connection(origin.host, origin.port, ssl=tls)
+            if origin.scheme == "https":
+                tls = tls or client_context(trust=None)
+                tls.set_alpn_protocols(["h2"])
+                reader = writer = stream = await connect(origin.host, origin.port, context=tls, timeout=None)
+                chosen = stream.channel.object.selected_alpn_protocol()
+                if chosen != "h2":
+                    stream.close()
+                    raise RemoteProtocolError(f"the server does not speak HTTP/2: ALPN chose {chosen or 'nothing'}")
+            else:
+                reader, writer = await asyncio.open_connection(origin.host, origin.port)
         except UnicodeError:  # IDNA: a label that is empty, or longer than 63
             raise socket.gaierror(socket.EAI_NONAME, f"{origin.host[:80]!r} is no name of a host") from None
-        if tls:
-            chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
-            if chosen != "h2":
-                writer.transport.abort()
-                raise RemoteProtocolError(f"the server does not speak HTTP/2: by ALPN it chose {chosen or 'nothing'}")
         log.info("= connected to %s port %d", origin.host, origin.port)
         return cls(origin, reader, writer, window, idle)
 
@@ -292,8 +300,7 @@ class Connection:
         self._flush()
         with contextlib.suppress(OSError):  # TimeoutError is one
             async with asyncio.timeout(LINGER):
-                if self._writer.can_write_eof():
-                    self._writer.write_eof()
+                self._writer.write_eof()
                 while await self._reader.read(READ):
                     pass
 

@@ -279,10 +279,10 @@ class ClientConnection:
                     return None
                 self._receive(frame)
             except RemoteProtocolError as error:
-                if not self._has_settings:
-                    error = broken("the first frame is not SETTINGS (RFC 9113 §3.4): perhaps this is no HTTP/2")
-                self.close(error.code, str(error))
-                self._error = error
+                no_preface = broken("the first frame is not SETTINGS (RFC 9113 §3.4): perhaps this is no HTTP/2")
+                wrong = error if self._has_settings else no_preface
+                self.close(wrong.code, str(wrong))
+                self._error = wrong
         return self._events.popleft()
 
     def _receive(self, frame: Frame) -> None:
@@ -382,8 +382,8 @@ class ClientConnection:
         if one.status:
             if status or not end:
                 raise malformed("trailers with a status, or without END_STREAM (§8.1)")
-            self._tell(told)
             self._whole(one)
+            self._tell(told)
             self._end(stream, pairs)
             return
         if not status:
