@@ -30,21 +30,21 @@ from certs.renewal import FOLDER, read_chain, read_key, wanting
 __all__ = ["FOLDER", "KINDS", "ensure", "read_chain", "read_key", "wanting"]
 
 
-def ensure(folder: Path = FOLDER) -> list[Path]:
-    """Make whatever is missing, broken, exposed or near its end.
+def ensure(folder: Path = FOLDER, now: datetime | None = None) -> list[Path]:
+    """Make whatever is missing, broken, exposed or near its end (at *now*, which is now).
 
     Returns the files that were written, none when all is well. OSError where the folder refuses. Several
     processes may call this at once: one makes, the others wait for it.
     """
-    if not wanting(folder):
+    now = now or datetime.now(UTC)
+    if not wanting(folder, now):
         return []
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
-        return _make(folder, wanting(folder))  # looked at again: who was here before us may have made it
+        return _make(folder, wanting(folder, now), now)  # looked at again: who was here before us may have made it
 
 
-def _make(folder: Path, files: Iterable[str]) -> list[Path]:
-    now = datetime.now(UTC)
+def _make(folder: Path, files: Iterable[str], now: datetime) -> list[Path]:
     written = []
     for file in files:
         name, ending = file.split(".")

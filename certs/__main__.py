@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 
 import certs
 from certs import show
@@ -17,6 +18,7 @@ from certs import show
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="certs", description="The lab's certificates. Alone: makes what is missing.")
+    parser.add_argument("--folder", type=Path, default=certs.FOLDER, help="where they are (default: certs/)")
     commands = parser.add_subparsers(dest="command", metavar="command")
     commands.add_parser("list", help="all of them, and what is wrong with the bad ones")
     commands.add_parser("show", help="one of them, and all up to its root").add_argument("name", help="such as server")
@@ -26,9 +28,9 @@ def main() -> int:
         if options.command == "list":
             _print(show.listing())
         elif options.command == "show":
-            code = _show(options.name)
+            code = _show(options.name, options.folder)
         else:
-            _make()
+            _make(options.folder)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The reader has gone (| head): nothing is wrong.
@@ -38,12 +40,12 @@ def main() -> int:
     return code
 
 
-def _make() -> None:
-    why = certs.wanting()
-    written = certs.ensure()
+def _make(folder: Path) -> None:
+    why = certs.wanting(folder)
+    written = certs.ensure(folder)
     for path in written:
         if path.name in why:  # not the keys, they come with their certificates
-            print(f"made  {f'certs/{path.name}':26} {why[path.name]}")
+            print(f"made  {path.name:20} {why[path.name]}")
     if not written:
         print("The lab's certificates are all there, and good for more than a week.")
     elif "root.pem" in why:
@@ -51,14 +53,14 @@ def _make() -> None:
     print("What is what:  python -m certs list     One of them:  python -m certs show server")
 
 
-def _show(name: str) -> int:
+def _show(name: str, folder: Path) -> int:
     if name not in certs.KINDS:
         sys.stdout.flush()
         print(f"certs: there is no certificate {name!r}. There are:", file=sys.stderr)
         print(textwrap.fill(", ".join(certs.KINDS), 78, break_on_hyphens=False), file=sys.stderr)
         return 2
-    certs.ensure()
-    _print(show.shown(name))
+    certs.ensure(folder)
+    _print(show.shown(name, folder))
     return 0
 
 

@@ -43,9 +43,9 @@ def read_key(name: str, folder: Path = FOLDER) -> profile.Key:
     return key
 
 
-def wanting(folder: Path = FOLDER) -> dict[str, str]:
+def wanting(folder: Path = FOLDER, now: datetime | None = None) -> dict[str, str]:
     """The files that have to be made, in that order, and why: {"server.pem": "it ends on 2027-02-20"}."""
-    now = datetime.now(UTC)
+    now = now or datetime.now(UTC)
     found: dict[str, str] = {}
     chains: Chains = {}  # the good ones
 
