@@ -29,13 +29,14 @@ from h2.connection import H2Connection
 from h2.exceptions import InvalidSettingsValueError
 from h2.exceptions import ProtocolError as H2Error
 from h2.settings import SettingCodes, Settings
-from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.http2 import KNOWN_SETTINGS, ON_EITHER, RULES, TABLE, CachedDecoder, CachedEncoder
 from protocols.http2_frames import (
     DEFAULT_WINDOW,
     MAX_FRAME_SIZE,
     MAX_WINDOW,
+    PREFACE,
     Decoder,
     ErrorCode,
     Flag,
@@ -46,22 +47,20 @@ from protocols.http2_frames import (
     goaway,
     parse_goaway,
     parse_settings,
+    settings,
     window_update,
 )
-from protocols.http2_messages import Pairs, content_length, encode_field, malformed, regular_fields
+from protocols.http2_messages import Pairs, Raw, content_length, encode_field, malformed, regular_fields
 
 MAX_FIELDS = 1 << 16  # bytes of the fields of a message, unpacked: 4 KB of HPACK can be megabytes (CVE-2016-6581)
 MAX_BLOCK = 1 << 16  # bytes of a field block, packed, and
 MAX_CONTINUATIONS = 32  # frames that it comes in: it could go on for ever (CVE-2024-27316)
 MAX_INTERIM = 20  # answers with 1xx before the final one
-MAX_TABLE = 4096  # bytes of HPACK's table when we pack: a server may allow 4 GB
 UNSEEN_LIMIT = 100  # streams at once until the server has told its limit; §6.5.2 recommends that it be no smaller
 CALM = 1000  # frames that carry nothing, before they are too many (CVE-2019-9512, -9515, -9518) …
 CALM_PER_SECOND = 100  # … and as many more are borne: some servers do ping every second
 REMEMBERED = 1000  # streams that have ended, and how
 
-SIZES = {FrameType.RST_STREAM: 4, FrameType.PING: 8, FrameType.WINDOW_UPDATE: 4}
-ON_CONNECTION = {FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY}  # all others are on a stream, or may be
 PACKED_STATUS = b"\x08\x03"  # HPACK: ":status", not to be remembered, and three bytes: all that h2 is told
 
 
@@ -156,7 +155,7 @@ class ClientConnection:
             },
         )
         del self._h2.local_settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]  # RFC 8441 §3: for servers to say
-        self._h2.decoder.max_header_list_size = MAX_FIELDS
+        self._h2.encoder, self._decoder = CachedEncoder(), CachedDecoder(MAX_FIELDS)
         self._h2.initiate_connection()
         if connection_window > DEFAULT_WINDOW:
             self._h2.increment_flow_control_window(connection_window - DEFAULT_WINDOW)
@@ -295,18 +294,18 @@ class ClientConnection:
             self._has_settings = True
         if self._block and (kind != FrameType.CONTINUATION or stream != self._block.stream):
             raise broken("a field block is not followed by its CONTINUATION (RFC 9113 §6.10)")
-        handle = HANDLERS.get(kind)
-        if handle is None:  # §5.5: an extension that we do not know
+        if kind not in RULES or kind not in HANDLERS:  # §5.5: an extension that we do not know
             self._charge()
             return
-        if len(frame.payload) != SIZES.get(FrameType(kind), len(frame.payload)):
-            raise broken(f"{frame} (RFC 9113 §6)", ErrorCode.FRAME_SIZE_ERROR)
-        if (kind in ON_CONNECTION) if stream else (kind not in ON_CONNECTION and kind != FrameType.WINDOW_UPDATE):
+        where, fits = RULES[kind]
+        if where not in (ON_EITHER, bool(stream)):
             raise broken(f"{frame}: not on {'a stream' if stream else 'the connection'} (RFC 9113 §6)")
-        if kind != FrameType.PRIORITY and (stream > self._highest or (stream and stream % 2 == 0)):
-            if stream:
-                raise broken(f"{frame}: a stream that nobody has opened (RFC 9113 §5.1)")
-        handle(self, frame)
+        is_forgiven = kind == FrameType.PRIORITY and stream in self._streams  # §6.3: a stream error
+        if not fits(len(frame.payload)) and not is_forgiven:
+            raise broken(f"{frame}: it cannot have that length (RFC 9113 §6)", ErrorCode.FRAME_SIZE_ERROR)
+        if kind != FrameType.PRIORITY and stream and (stream > self._highest or stream % 2 == 0):
+            raise broken(f"{frame}: a stream that nobody has opened (RFC 9113 §5.1)")
+        HANDLERS[kind](self, frame)
 
     def _data(self, frame: Frame) -> None:
         data, size, end = content(frame), len(frame.payload), bool(frame.flags & Flag.END_STREAM)
@@ -357,13 +356,7 @@ class ClientConnection:
                 self._observe("<", frame, None)
             return
         self._block = None
-        try:
-            raw = self._h2.decoder.decode(b"".join(pieces), raw=True)  # whatever becomes of it: the table must be right
-        except OversizedHeaderListError:
-            raise broken(f"more than {MAX_FIELDS} bytes of fields", ErrorCode.ENHANCE_YOUR_CALM) from None
-        except (HPACKError, IndexError, ValueError) as error:
-            words = f"this is not HPACK: {error} (RFC 9113 §4.3)"
-            raise broken(words, ErrorCode.COMPRESSION_ERROR) from None
+        raw = self._decoder.section(b"".join(pieces))  # whatever becomes of it: HPACK's table must be right
         if self._observe:
             self._observe("<", frame, [(n.decode("latin-1"), v.decode("latin-1")) for n, v in raw])
         one = self._open(frame._replace(flags=flags))
@@ -371,11 +364,11 @@ class ClientConnection:
             self._charge()
             return
         try:
-            self._message(one, frame.stream, [(bytes(n), bytes(v)) for n, v in raw], bool(flags))
+            self._message(one, frame.stream, raw, bool(flags))
         except RemoteProtocolError as error:
             self._malformed(frame, str(error))
 
-    def _message(self, one: Stream, stream: int, raw: list[tuple[bytes, bytes]], end: bool) -> None:
+    def _message(self, one: Stream, stream: int, raw: Raw, end: bool) -> None:
         """A whole field block: an interim answer, the final one, or trailers. RemoteProtocolError: it is malformed."""
         status, fields, pairs = read_fields(raw)
         told = Frame(FrameType.HEADERS, Flag.END_HEADERS | (Flag.END_STREAM if end else 0), stream)
@@ -411,10 +404,7 @@ class ClientConnection:
         """§5.3.2: nobody here would know what to do with it."""
         self._charge()
         if len(frame.payload) != 5:
-            words = "PRIORITY that is not five bytes long (RFC 9113 §6.3)"
-            if frame.stream not in self._streams:  # Of an idle stream, or one that has ended, no error can be told.
-                raise broken(words, ErrorCode.FRAME_SIZE_ERROR)
-            self._malformed(frame, words, 0, ErrorCode.FRAME_SIZE_ERROR)
+            self._malformed(frame, "PRIORITY has five bytes (RFC 9113 §6.3)", 0, ErrorCode.FRAME_SIZE_ERROR)
         elif int.from_bytes(frame.payload[:4], "big") & MAX_WINDOW == frame.stream and frame.stream in self._streams:
             self._malformed(frame, "a stream that depends on itself (RFC 7540 §5.3.1)")
 
@@ -433,14 +423,16 @@ class ClientConnection:
         self._charge()
         if frame.flags & Flag.ACK and frame.payload:
             raise broken("an acknowledgement of SETTINGS that has settings (RFC 9113 §6.5)", ErrorCode.FRAME_SIZE_ERROR)
-        if len(frame.payload) % 6:
-            raise broken("settings have six bytes each (RFC 9113 §6.5)", ErrorCode.FRAME_SIZE_ERROR)
+        known = {}
         for code, value in parse_settings(frame.payload):  # h2 looks only at the last one of a kind (§6.5.3: at each).
             try:
                 self._h2.remote_settings.validate_received_setting(code, value)
             except InvalidSettingsValueError as error:
                 raise broken(f"a setting {code} of {value} (RFC 9113 §6.5.2)", error.error_code) from None
-        self._tell(frame)
+            if code in KNOWN_SETTINGS:
+                known[code] = min(value, TABLE) if code == SettingCodes.HEADER_TABLE_SIZE else value
+        if not frame.flags & Flag.ACK:  # It can only be for the one frame that we have sent.
+            self._tell(settings(known))
 
     def _ping(self, frame: Frame) -> None:
         self._charge()
@@ -448,8 +440,6 @@ class ClientConnection:
 
     def _goaway(self, frame: Frame) -> None:
         self._charge()
-        if len(frame.payload) < 8:
-            raise broken("GOAWAY of less than eight bytes (RFC 9113 §6.8)", ErrorCode.FRAME_SIZE_ERROR)
         last, code, text = parse_goaway(frame.payload)
         if self.goaway and last > self.goaway.last:
             raise broken("a second GOAWAY whose last stream is higher (RFC 9113 §6.8)")
@@ -531,8 +521,6 @@ class ClientConnection:
         except H2Error as error:
             self._h2.data_to_send()  # its own GOAWAY
             raise broken(str(error) or type(error).__name__, error.error_code) from None
-        if self._h2.encoder.header_table_size > MAX_TABLE:
-            self._h2.encoder.header_table_size = MAX_TABLE
 
     def _take(self) -> None:
         if data := self._h2.data_to_send():
@@ -550,7 +538,7 @@ class ClientConnection:
     def _show(self, data: bytes) -> None:
         """The frames that are about to be sent, for the log."""
         assert self._observe
-        self._sent_frames.receive_data(data.removeprefix(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+        self._sent_frames.receive_data(data.removeprefix(PREFACE))
         for frame in self._sent_frames.frames():
             last = frame.type in (FrameType.HEADERS, FrameType.CONTINUATION) and frame.flags & Flag.END_HEADERS
             self._observe(">", frame, self._seen.pop(0) if last and self._seen else None)
@@ -579,11 +567,11 @@ def name_of(code: int) -> str:
     return ErrorCode(code).name if code in list(ErrorCode) else f"error code {code:#x}"
 
 
-def read_fields(raw: list[tuple[bytes, bytes]]) -> tuple[int, dict[str, str], Pairs]:
+def read_fields(raw: Raw) -> tuple[int, dict[str, str], Pairs]:
     """The status (0: there is none) and the fields of a block."""
     status = 0
     if raw and raw[0][0] == b":status":
         if not re.fullmatch(rb"[1-9]\d\d", raw[0][1]):
             raise malformed(f"a status of {raw[0][1][:40]!r} (RFC 9110 §15)")
         status, raw = int(raw[0][1]), raw[1:]
-    return status, *regular_fields(tuple(raw))
+    return status, *regular_fields(raw)
