@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from protocols import tls
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.tls import Alert
+from protocols.tls_numbers import Alert
 
 MAX_IDLE = 1 << 18  # bytes in which there is no data: a flood of key updates, tickets, warnings; an endless handshake
 PIECE = 1 << 16  # bytes of data in an event, about
@@ -50,6 +50,14 @@ class TlsError(ssl.SSLError):
     def __init__(self, reason: str, alert: Alert | None = None, is_theirs: bool = False) -> None:
         super().__init__(0, reason)
         self.reason, self.alert, self.is_theirs = reason, alert, is_theirs
+
+    def told(self) -> str:
+        """For the log."""
+        return (
+            f"{self.reason} (our alert: {self.alert.name.lower()})"
+            if self.alert and not self.is_theirs
+            else self.reason
+        )
 
 
 class CertificateError(TlsError, ssl.SSLCertVerificationError):

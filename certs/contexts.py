@@ -14,7 +14,7 @@ from typing import Literal
 
 import certs
 from certs.channel import Object
-from protocols.tls import Alert
+from protocols.tls_numbers import Alert
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; 1.3 has only good ones
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3

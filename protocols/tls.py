@@ -7,107 +7,16 @@ anybody on the way can read is worth to be read: which name the client asks for,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import IntEnum
 from typing import NamedTuple
 
 from protocols.errors import RemoteProtocolError
+from protocols.tls_numbers import Alert, ContentType, Extension, Group, HandshakeType, Version, words
+
+__all__ = ["Alert", "ContentType", "Extension", "Group", "HandshakeType", "Version", "words"]  # and all below
 
 MAX_RECORD = (1 << 14) + 2048  # RFC 5246 §6.2.3; TLS 1.3 adds 256 at most (RFC 8446 §5.2)
 MAX_MESSAGE = 1 << 17  # A length has three bytes: four of them could make us wait for, and hold, 16 MB.
 RETRY = bytes.fromhex("CF21AD74E59A6111BE1D8C021E65B891C2A211167ABB8C5E079E09E2C8A8339C")  # RFC 8446 §4.1.3
-
-
-class Version(IntEnum):
-    """RFC 8446 §4.1.2 and §4.2.1: 1.3 calls itself 1.2 where old boxes on the way look, and 1.3 in an extension."""
-
-    SSL_3_0, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = range(0x0300, 0x0305)
-
-
-class ContentType(IntEnum):
-    """RFC 8446 §5.1."""
-
-    CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = range(20, 24)
-
-
-class HandshakeType(IntEnum):
-    """RFC 8446 §4, RFC 5246 §7.4."""
-
-    HELLO_REQUEST = 0
-    CLIENT_HELLO = 1
-    SERVER_HELLO = 2
-    NEW_SESSION_TICKET = 4
-    END_OF_EARLY_DATA = 5
-    ENCRYPTED_EXTENSIONS = 8
-    CERTIFICATE = 11
-    SERVER_KEY_EXCHANGE = 12
-    CERTIFICATE_REQUEST = 13
-    SERVER_HELLO_DONE = 14
-    CERTIFICATE_VERIFY = 15
-    CLIENT_KEY_EXCHANGE = 16
-    FINISHED = 20
-    CERTIFICATE_STATUS = 22
-    KEY_UPDATE = 24
-
-
-class Extension(IntEnum):
-    """RFC 8446 §4.2, those that are read here."""
-
-    SERVER_NAME = 0
-    SUPPORTED_GROUPS = 10
-    SIGNATURE_ALGORITHMS = 13
-    ALPN = 16
-    SESSION_TICKET = 35
-    PRE_SHARED_KEY = 41
-    EARLY_DATA = 42
-    SUPPORTED_VERSIONS = 43
-    KEY_SHARE = 51
-
-
-class Group(IntEnum):
-    """RFC 8446 §4.2.7: in which the two sides agree on a secret."""
-
-    SECP256R1, SECP384R1, SECP521R1 = range(0x17, 0x1A)
-    X25519, X448 = 0x1D, 0x1E
-    FFDHE2048, FFDHE3072, FFDHE4096, FFDHE6144, FFDHE8192 = range(0x100, 0x105)
-
-
-class Alert(IntEnum):
-    """RFC 8446 §6, and what TLS 1.2 has besides."""
-
-    CLOSE_NOTIFY = 0
-    UNEXPECTED_MESSAGE = 10
-    BAD_RECORD_MAC = 20
-    DECRYPTION_FAILED = 21
-    RECORD_OVERFLOW = 22
-    HANDSHAKE_FAILURE = 40
-    BAD_CERTIFICATE = 42
-    UNSUPPORTED_CERTIFICATE = 43
-    CERTIFICATE_REVOKED = 44
-    CERTIFICATE_EXPIRED = 45
-    CERTIFICATE_UNKNOWN = 46
-    ILLEGAL_PARAMETER = 47
-    UNKNOWN_CA = 48
-    ACCESS_DENIED = 49
-    DECODE_ERROR = 50
-    DECRYPT_ERROR = 51
-    PROTOCOL_VERSION = 70
-    INSUFFICIENT_SECURITY = 71
-    INTERNAL_ERROR = 80
-    INAPPROPRIATE_FALLBACK = 86
-    USER_CANCELED = 90
-    NO_RENEGOTIATION = 100
-    MISSING_EXTENSION = 109
-    UNSUPPORTED_EXTENSION = 110
-    UNRECOGNIZED_NAME = 112
-    BAD_CERTIFICATE_STATUS_RESPONSE = 113
-    UNKNOWN_PSK_IDENTITY = 115
-    CERTIFICATE_REQUIRED = 116
-    NO_APPLICATION_PROTOCOL = 120  # RFC 7301 §3.2
-
-
-def words(number: int, kind: type[IntEnum]) -> str:
-    """The number's name as the RFC writes it, or the number."""
-    return kind(number).name.lower() if number in set(kind) else f"{kind.__name__.lower()} {number}"
 
 
 def alert(description: Alert, *, is_fatal: bool = True) -> bytes:
@@ -203,6 +112,46 @@ class Opening:
                 self.hello = client_hello(message.body)
 
 
+class Seen(NamedTuple):
+    """A record, and what an onlooker can read of it."""
+
+    record: Record
+    is_encrypted: bool
+    messages: list[Message]  # of the handshake, that end in this record
+
+
+class Onlooker:
+    """Somebody on the way: all bytes of both directions, and no key."""
+
+    version = 0  # that the server has chosen
+
+    def __init__(self) -> None:
+        self._records = {True: Records(), False: Records()}
+        self._messages = {True: Messages(), False: Messages()}
+        self._changed: set[bool] = set()
+
+    def receive_data(self, from_client: bool, data: bytes) -> list[Seen]:
+        """RemoteProtocolError: that was no TLS."""
+        self._records[from_client].receive_data(data)
+        seen = []
+        while record := self._records[from_client].next_event():
+            is_encrypted = from_client in self._changed or record.type == ContentType.APPLICATION_DATA
+            found = [] if is_encrypted or record.type != ContentType.HANDSHAKE else self._read(from_client, record)
+            seen.append(Seen(record, is_encrypted, found))
+            if record.type == ContentType.CHANGE_CIPHER_SPEC and self.version < Version.TLS_1_3:
+                self._changed.add(from_client)  # In 1.3 it means nothing (RFC 8446 §D.4).
+        return seen
+
+    def _read(self, from_client: bool, record: Record) -> list[Message]:
+        found = []
+        self._messages[from_client].receive_data(record.data)
+        while message := self._messages[from_client].next_event():
+            found.append(message)
+            if message.type == HandshakeType.SERVER_HELLO:
+                self.version = server_hello(message.body).version
+        return found
+
+
 # -- The messages that are in the clear --------------------------------------------------------------
 
 
@@ -288,14 +237,17 @@ def server_hello(body: bytes) -> ServerHello:
     return ServerHello(version, random, session_id, cipher, found, group, random == RETRY, is_resumed)
 
 
-def certificates(body: bytes) -> list[bytes]:
-    """The chain, each as DER, of a Certificate message of TLS 1.2 (RFC 5246 §7.4.2); in 1.3 it is encrypted."""
-    outer = Fields(body)
-    fields = Fields(outer.vector(3))
-    outer.end()
-    found = []
-    while fields:
-        found.append(fields.vector(3))
+def certificates(body: bytes, version: int) -> list[bytes]:
+    """The chain, each as DER, of a Certificate message (RFC 8446 §4.4.2, where it is encrypted; RFC 5246 §7.4.2)."""
+    fields, found = Fields(body), []
+    if version >= Version.TLS_1_3:
+        fields.vector(1)
+    chain = Fields(fields.vector(3))
+    fields.end()
+    while chain:
+        found.append(chain.vector(3))
+        if version >= Version.TLS_1_3:
+            chain.vector(2)  # extensions of each
     return found
 
 

@@ -21,6 +21,7 @@ import sys
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+import certs
 from certs.contexts import server_context
 from servers import command, http1, site
 from servers.http1_talk import Respond
@@ -53,7 +54,9 @@ def serve(
 def main() -> int:
     """Serve the site on loopback."""
     parser = command.parser("tls", PORT, "Serves the site over HTTPS.")
-    parser.add_argument("--certificate", metavar="NAME", help="a certificate of certs/ (python -m certs list)")
+    parser.add_argument(
+        "--certificate", metavar="NAME", choices=certs.KINDS, help="a certificate of certs/ (python -m certs list)"
+    )
     parser.add_argument("--clients", choices=["none", "optional", "required"], default="none", help="certificates")
     parser.add_argument("--tls12", action="store_true", help="speak TLS 1.2 only")
     options = parser.parse_args()
@@ -63,8 +66,8 @@ def main() -> int:
     names = [options.certificate] if options.certificate else []
     try:
         context = lab_context(*names, **settings)
-    except (OSError, KeyError) as error:
-        print(f"Cannot use the certificate: {error}.", file=sys.stderr)
+    except OSError as error:
+        print(f"Cannot make the certificates: {error.strerror}.", file=sys.stderr)
         return 2
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Each connection is an open file.

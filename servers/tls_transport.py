@@ -139,8 +139,7 @@ class Tls(asyncio.Transport, asyncio.Protocol):
 
     def failed(self, error: TlsError) -> None:
         """The alert, if there is one, is on its way before the FIN, and no RST overtakes it."""
-        alert = f" ({'its' if error.is_theirs else 'our'} alert: {error.alert.name.lower()})" if error.alert else ""
-        log.info("! %s %s%s", self.peer, error.reason, alert)
+        log.info("! %s %s", self.peer, error.told())
         self.flush()
         self.end()
         self.leave(error)
