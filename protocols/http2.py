@@ -392,7 +392,11 @@ class ServerConnection:
             return Trailers(frame.stream, pairs)
         if frame.stream in self._reset:
             return None
-        self._tell_h2(frame.stream, ends)  # It knows the numbers that must not come again.
+        is_old = frame.stream <= self._h2.highest_inbound_stream_id
+        self._tell_h2(frame.stream, ends)  # It knows how old ones ended: a connection error, or it has sent RST_STREAM.
+        if is_old:
+            self._spend(RESET, now, frame)
+            return None
         if len(self.streams) >= self.max_streams or frame.stream > self.last_stream:
             return self._end(frame, ErrorCode.REFUSED_STREAM, "too many streams at a time (§5.1.2)", now)
         stream = self.streams[frame.stream] = Stream(frame.stream, ends, now)

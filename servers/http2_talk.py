@@ -49,6 +49,7 @@ class Work:
     ends_at = 0.0  # until when it waits for the client to send
     received = 0  # bytes of the body
     head_sent = False
+    is_over = False  # Nobody waits for it any more.
     wants_continue = False  # The client wants to hear 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
 
     def __init__(self, stream: int, head: Head, whole: bool) -> None:
@@ -137,9 +138,14 @@ class Talk(asyncio.Protocol):
 
     def stop(self) -> None:
         """Nobody waits for what is being worked on."""
-        for work in self.works.values():
-            work.task.cancel()
-        self.works.clear()
+        for stream in list(self.works):
+            self.drop(stream)
+
+    def drop(self, stream: int) -> None:
+        """The same for one stream. A task begins before it is cancelled: what it was given has to be closed."""
+        if work := self.works.pop(stream, None):
+            work.is_over = True
+            self.clock.call_soon(work.task.cancel)
 
     # In turns.
 
@@ -202,9 +208,7 @@ class Talk(asyncio.Protocol):
         work = self.works.get(event.stream)
         if isinstance(event, http2.Reset):
             log.info("= %s stream %d has ended: %s", self.peer, event.stream, event.reason)
-            if work:
-                del self.works[event.stream]
-                work.task.cancel()
+            self.drop(event.stream)
         elif work is None:
             if isinstance(event, http2.Data):
                 self.conn.acknowledge(event.stream, event.size)  # It was answered without its body.
@@ -261,6 +265,8 @@ class Talk(asyncio.Protocol):
         work.wants_continue = work.head.expects_continue and not (work.whole or work.inbox)
         try:
             response = coming if isinstance(coming, site.Response) else await coming
+            if work.is_over:
+                return
             if isinstance(response.body, bytes):
                 self.now = self.clock.time()
                 work.head_sent = True
@@ -270,6 +276,8 @@ class Talk(asyncio.Protocol):
         except RemoteProtocolError as error:
             self.refuse(work.stream, error.code, str(error), work.head_sent)
         except Exception:
+            if work.is_over:
+                return
             self.failed(work.stream, work.head, work.head_sent)
         self.works.pop(work.stream, None)
         for unused in work.inbox:
@@ -380,8 +388,7 @@ class Talk(asyncio.Protocol):
             for stream in conn.stalled(now - limits.body_seconds):
                 log.info("! %s stream %d is not read", self.peer, stream)
                 conn.reset(stream, ErrorCode.CANCEL)
-                if work := self.works.pop(stream, None):
-                    work.task.cancel()
+                self.drop(stream)
             for work in list(self.works.values()):
                 if work.ends_at and now >= work.ends_at:
                     work.error = RemoteProtocolError("the body of the request did not come in time", 408)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
+import hpack
 import pytest
 from hyperframe.frame import Frame as Hyperframe
 from hypothesis import given
@@ -9,6 +13,8 @@ from hypothesis import strategies as st
 
 from protocols.errors import RemoteProtocolError
 from protocols.http2_frames import (
+    PREFACE,
+    SETTINGS_ACK,
     Decoder,
     ErrorCode,
     Flag,
@@ -24,6 +30,11 @@ from protocols.http2_frames import (
     settings,
     window_update,
 )
+from servers import http2, site
+from tests.conftest import TICK
+from tests.http2_cases import ANSWER, CASES, GOAWAY, RST, wire
+
+PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
 
 # -- Frames ------------------------------------------------------------------------------------------
 
@@ -101,3 +112,118 @@ def test_payloads():
             content(Frame(FrameType.DATA, Flag.PADDED, 1, broken))
     with pytest.raises(RemoteProtocolError):
         content(pad(headers._replace(payload=b"1234"), 3))
+
+
+# -- The server, and a client by hand ----------------------------------------------------------------
+
+
+class Peer:
+    """A client that sends what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.frames, self.hpack = Decoder(1 << 24), hpack.Decoder()
+
+    def send(self, *frames) -> None:
+        self.writer.write(wire(*frames))
+
+    async def next(self) -> Frame | None:
+        """The next frame; None: FIN. ConnectionResetError when that is an RST."""
+        while (frame := self.frames.next_frame()) is None:
+            data = await self.reader.read(1 << 16)
+            if not data:
+                assert self.frames.unread == 0
+                return None
+            self.frames.receive_data(data)
+        return frame
+
+    async def until(self, wanted) -> list[Frame]:
+        """All frames, to the first that is wanted; or to the end."""
+        got = []
+        while frame := await self.next():
+            got.append(frame)
+            if wanted(frame):
+                break
+        return got
+
+    async def ping(self) -> list[Frame]:
+        """All frames until the server has seen what we have sent so far."""
+        self.send(Frame(FrameType.PING, 0, 0, b"all seen"))
+        return await self.until(lambda frame: frame.type == FrameType.PING and frame.payload == b"all seen")
+
+    async def answer(self, stream: int) -> tuple[dict[str, str], bytes]:
+        """The fields and the body of the answer; others may come between, and are lost."""
+        fields, body = {}, b""
+        while frame := await self.next():
+            if frame.type == FrameType.HEADERS:
+                found = dict(self.hpack.decode(frame.payload))
+            if frame.stream != stream:
+                continue
+            if frame.type == FrameType.HEADERS:
+                fields |= found
+            elif frame.type == FrameType.DATA:
+                body += frame.payload
+            elif frame.type == FrameType.RST_STREAM:
+                raise ConnectionAbortedError(ErrorCode(int.from_bytes(frame.payload, "big")).name)
+            if frame.type in (FrameType.DATA, FrameType.HEADERS) and frame.flags & Flag.END_STREAM:
+                return fields, body
+        raise EOFError
+
+
+GREETING = PREFACE + wire(settings({}), SETTINGS_ACK)
+
+
+@contextlib.asynccontextmanager
+async def peer_of(server, greeting=GREETING, patience=PATIENCE, **options):
+    async with asyncio.timeout(patience):
+        reader, writer = await asyncio.open_connection(*server.address, **options)
+        try:
+            writer.write(greeting)
+            yield Peer(reader, writer)
+        finally:
+            writer.transport.abort()
+
+
+def respond(request):
+    """The site, and what waits until it is cancelled."""
+    return asyncio.Event().wait() if "x-wait" in request.fields else site.respond(request)
+
+
+def outcome(frames, peer):
+    """What has come of it: the worst first."""
+    for frame in frames:
+        if frame.type == FrameType.GOAWAY:
+            return GOAWAY(parse_goaway(frame.payload)[1])
+    for frame in frames:
+        if frame.type == FrameType.RST_STREAM:
+            return RST(frame.stream, int.from_bytes(frame.payload, "big"))
+    for frame in frames:
+        if frame.type == FrameType.HEADERS and frame.stream == 1:
+            return ANSWER(int(dict(peer.hpack.decode(frame.payload))[":status"]))
+    return None
+
+
+def ends(frame, stream=1):
+    return frame.stream == stream and frame.type <= 1 and frame.flags & Flag.END_STREAM
+
+
+@pytest.mark.parametrize("over", ["h2c"])
+async def test_every_rule(over):
+    """Every case, on a connection of its own; in each the GOAWAY is followed by FIN, and no RST overtakes it."""
+    wrong = {}
+    async with http2.serve(respond=respond) as server:
+        for name, (sent, wanted) in CASES.items():
+            async with peer_of(server) as peer:
+                if isinstance(sent, tuple):
+                    peer.send(sent[0])
+                    await peer.until(lambda frame: ends(frame) or frame.type == FrameType.RST_STREAM)
+                    sent = sent[1]
+                peer.send(sent)
+                got = await peer.ping()
+                if isinstance(wanted, ANSWER) and not outcome(got, peer):
+                    got += await peer.until(ends)
+                if isinstance(wanted, GOAWAY):
+                    assert await peer.next() is None, name
+                if (found := outcome(got, peer)) != wanted:
+                    wrong[name] = (wanted, found)
+    assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
