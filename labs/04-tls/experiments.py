@@ -236,10 +236,10 @@ async def quickest(most: float, go: Callable[[], Awaitable[Visit]]) -> Visit:
 
 @experiment(
     title="Before the first answer",
-    link=Link(delay_ms=25),
-    question="The round trip takes 50 ms. How long from connect() to the answer to a request, with TLS 1.3?",
-    choices=("100 ms", "150 ms", "200 ms"),
-    answer="150 ms",
+    link=Link(delay_ms=50),
+    question="The round trip takes 100 ms. How long from connect() to the answer to a request, with TLS 1.3?",
+    choices=("200 ms", "300 ms", "400 ms"),
+    answer="300 ms",
 )
 async def full_handshake(net: Network) -> None:
     """One round trip for TCP, one for TLS, one for the request. The client guesses in which group the secret will be
@@ -249,8 +249,8 @@ async def full_handshake(net: Network) -> None:
     §4.2.8)
     """
     client, server = client_context(), server_context()
-    one = await quickest(198, lambda: visit(net, client, server))
-    net.measure("until the answer", one.took, "ms", at_least=150, at_most=198)
+    one = await quickest(398, lambda: visit(net, client, server))
+    net.measure("until the answer", one.took, "ms", at_least=300, at_most=398)
     hello, flight, finished, *_ = one.wire.flights
     net.measure("ClientHello", hello, "bytes", at_least=200, at_most=2000)
     net.measure("the server's flight", flight, "bytes", at_least=1000, at_most=3500)
@@ -263,7 +263,7 @@ async def full_handshake(net: Network) -> None:
 
 @experiment(
     title="The second visit",
-    link=Link(delay_ms=25),
+    link=Link(delay_ms=50),
     question="The client comes back with a ticket that the server gave it. What does that save, in TLS 1.3?",
     choices=("a round trip", "certificates and signatures", "both", "nothing: it has to prove who it is"),
     answer="certificates and signatures",
@@ -277,8 +277,8 @@ async def ticket(net: Network) -> None:
     """
     client, server = client_context(), server_context()
     first = await visit(net, client, server)
-    again = await quickest(198, lambda: visit(net, client, server, first.session))
-    net.measure("until the answer, with a ticket", again.took, "ms", at_least=150, at_most=198)
+    again = await quickest(398, lambda: visit(net, client, server, first.session))
+    net.measure("until the answer, with a ticket", again.took, "ms", at_least=300, at_most=398)
     after = await visit(net, client, server_context(), first.session)  # A new context: new keys.
     for name, one, count in (("the first time", first, 1), ("with a ticket", again, 0), ("after a restart", after, 1)):
         net.exactly(f"certificate messages, {name}", one.wire.messages("SERVER").count(Type.CERTIFICATE), count)
@@ -291,10 +291,10 @@ async def ticket(net: Network) -> None:
 
 @experiment(
     title="One version earlier",
-    link=Link(delay_ms=25),
-    question="The same request with TLS 1.2. How long until the answer, at 50 ms a round trip?",
-    choices=("150 ms", "200 ms", "250 ms"),
-    answer="200 ms",
+    link=Link(delay_ms=50),
+    question="The same request with TLS 1.2. How long until the answer, at 100 ms a round trip?",
+    choices=("300 ms", "400 ms", "500 ms"),
+    answer="400 ms",
 )
 async def older(net: Network) -> None:
     """Before 1.3 a client first heard what the server had chosen, and then sent its half of the secret: a round trip
@@ -302,10 +302,10 @@ async def older(net: Network) -> None:
     the ClientHello, and in it the name that the client asks for (SNI). (RFC 5246 §7.3; RFC 8446 §1.2; RFC 6066 §3)
     """
     server = server_context()
-    for version, number, least, certs in ((TLS_1_3, "1.3", 150, 0), (TLS_1_2, "1.2", 200, 1)):
+    for version, number, least, certs in ((TLS_1_3, "1.3", 300, 0), (TLS_1_2, "1.2", 400, 1)):
         client = client_context(maximum=version)
-        one = await quickest(least + 48, lambda client=client: visit(net, client, server))
-        net.measure(f"until the answer, {number}", one.took, "ms", at_least=least, at_most=least + 48)
+        one = await quickest(least + 98, lambda client=client: visit(net, client, server))
+        net.measure(f"until the answer, {number}", one.took, "ms", at_least=least, at_most=least + 98)
         net.exactly(f"certificates in the clear, {number}", one.wire.server.count(der("server")), certs)
         net.exactly(f"names in the clear, {number}", one.wire.client.count(b"server.lab"), 1)
 
@@ -456,8 +456,7 @@ async def bad_certificates(net: Network) -> None:
         ("wrong-purpose", Alert.UNSUPPORTED_CERTIFICATE), ("forbidden-name", Alert.CERTIFICATE_UNKNOWN),
     ):  # fmt: skip
         client, other = await meet(net, client_context(), server_context(name))
-        assert client.error is not None
-        net.note(f"{name}: {client.error.reason}")
+        net.note(f"{name}: {client.error.reason if client.error else 'accepted'}")
         net.exactly(f"alert that the server gets: {name}", other.alert or 0, alert)
         close(client, other)
         if net.on_wire:
