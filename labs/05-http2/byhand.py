@@ -41,11 +41,17 @@ class Answer:
 offering = cache(lambda *alpn: client_context(alpn=alpn))  # The same settings need not be made for each connection.
 
 
-def connect(net: Network, *alpn: str) -> ssl.SSLSocket:
-    """A TLS connection from the client to the server that offers these protocols."""
-    sock = net.client.connect(net.server, net.port)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def connect(net: Network, *alpn: str, buffer: int | None = None) -> ssl.SSLSocket:
+    """A TLS connection from the client to the server that offers these protocols.
+
+    buffer   bytes that the kernel may keep for a client that does not read
+    """
+    sock = net.client.socket()
     try:
+        if buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        sock.connect((net.server.address, net.port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return offering(*alpn).wrap_socket(sock, server_hostname="server.lab")
     except BaseException:
         sock.close()
@@ -65,12 +71,18 @@ class Talk:
 
     settings   what its SETTINGS say
     unread     streams that nobody reads: what comes on them opens no window again. On all others, it does
+    buffer     bytes that the kernel may keep for this client
     """
 
     def __init__(
-        self, net: Network, settings: Mapping[SettingCode, int] | None = None, *, unread: Container[int] = ()
+        self,
+        net: Network,
+        settings: Mapping[SettingCode, int] | None = None,
+        *,
+        unread: Container[int] = (),
+        buffer: int | None = None,
     ) -> None:
-        self.socket = connect(net, "h2")
+        self.socket = connect(net, "h2", buffer=buffer)
         self.unread = unread
         self.encoder, self.decoder, self.frames = hpack.Encoder(), hpack.Decoder(), http2.Decoder(1 << 24)
         self.answers: dict[int, Answer] = {}

@@ -23,6 +23,7 @@ class Scripted:
         accepted.settimeout(10)
         self.socket = settings().wrap_socket(accepted, server_side=True)
         self.encoder, self.decoder, self.frames = hpack.Encoder(), hpack.Decoder(), http2.Decoder()
+        self.streams: dict[str, int] = {}  # {"GET /": 1}
         preface = b""
         while len(preface) < len(http2.PREFACE):
             preface += self.socket.recv(len(http2.PREFACE) - len(preface))
@@ -31,9 +32,9 @@ class Scripted:
     def send(self, *frames: Frame) -> None:
         self.socket.sendall(b"".join(map(http2.encode, frames)))
 
-    def requests(self, count: int) -> dict[str, int]:
-        """Read until so many have come: {"GET /a": its stream}."""
-        found: dict[str, int] = {}
+    def requests(self, count: int) -> list[str]:
+        """Read until so many have come: ["GET /"]."""
+        found: list[str] = []
         while len(found) < count:
             while (frame := self.frames.next_frame()) is None:
                 self.frames.receive_data(self.socket.recv(1 << 16))
@@ -41,13 +42,14 @@ class Scripted:
                 self.send(http2.SETTINGS_ACK)
             elif frame.type == FrameType.HEADERS:
                 fields = dict(self.decoder.decode(http2.content(frame)))
-                found[f"{fields[':method']} {fields[':path']}"] = frame.stream
+                found.append(f"{fields[':method']} {fields[':path']}")
+                self.streams[found[-1]] = frame.stream
         return found
 
-    def answer(self, stream: int) -> None:
+    def answer(self, request: str) -> None:
         """200, and no body."""
         block = self.encoder.encode([(":status", "200")])
-        self.send(Frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, stream, block))
+        self.send(Frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, self.streams[request], block))
 
     def go_away(self, last: int) -> None:
         """No stream above the last one has been looked at, nor will be."""
