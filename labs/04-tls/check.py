@@ -72,20 +72,22 @@ everybody to do; in TLS 1.3 it is encrypted.
 
 
 class TookTooLong(BaseException):
-    """Not an Exception: `except Exception` must not catch it."""
+    """No Exception, so that `except Exception` does not catch it."""
 
 
 def judge_role(exercise: ModuleType, questions: str) -> list[dict[str, Any]]:
     """Call functions of the exercise, each with its arguments as `packed` has packed them; what came of it."""
 
-    def stop(*_: object) -> None:
-        raise TookTooLong
-
-    signal.signal(signal.SIGPROF, stop)
     return [answered(exercise, name, unpacked(arguments)) for name, arguments in json.loads(questions)]
 
 
 def answered(exercise: ModuleType, name: str, arguments: Any) -> dict[str, Any]:
+    """What came of one call: a value, a refusal, an exception, or no end."""
+
+    def stop(*_: object) -> None:
+        raise TookTooLong
+
+    signal.signal(signal.SIGPROF, stop)
     try:
         signal.setitimer(signal.ITIMER_PROF, MOST)
         value = getattr(exercise, name)(*arguments)
@@ -187,8 +189,10 @@ def verdict_on(exercise: ModuleType, text: bytes) -> str:
             parts = [(PROJECT / "certs" / "root.pem").read_bytes(), HOST.encode(), b"", text]
         roots, chain = (x509.load_pem_x509_certificates(parts[i]) for i in (0, 3))
         now = datetime.fromisoformat(parts[2].decode()) if parts[2] else datetime.now(UTC)
-    except (OSError, ValueError) as error:
-        return f"These are no certificates in PEM: {error}"
+    except OSError:
+        return "no verdict: there is no certs/root.pem; `make certs` makes it"
+    except ValueError:
+        return "no verdict: that is no chain of certificates in PEM"
     said = answered(exercise, "verify", (chain, roots, parts[1].decode(), now))
     if "refused" in said:
         return f"refused: {said['refused']} ({said['more']})"
