@@ -174,7 +174,7 @@ class Client:
                     return
             finally:
                 if exchange:
-                    await connection.leave(exchange)
+                    await connection.leave(exchange, self._timeout)
 
     async def _connection(self, origin: Origin) -> Connection:
         """The one that there is, or a new one: all that ask at once wait for the same."""

@@ -90,11 +90,11 @@ class Connection:
         observe = WireLog() if log.isEnabledFor(logging.INFO) else None
         self._http = ClientConnection(window=window, observe=observe)
         self._exchanges: dict[int, Exchange] = {}
-        self._heard = 0  # bytes
+        self._heard, self._heard_at = 0, self._now()  # bytes, and when
         self._line = asyncio.Lock()  # for those who want a stream: first come, first served
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._ended = False
+        self._ended = self._is_mute = False
         self._flush()
         self._receiver = asyncio.create_task(self._receive())
         self._rest()
@@ -123,7 +123,7 @@ class Connection:
     @property
     def is_usable(self) -> bool:
         """May it have more streams?"""
-        return self._http.is_usable and not self._ended
+        return self._http.is_usable and not self._ended and not self._is_mute
 
     @property
     def has_ended(self) -> bool:
@@ -138,6 +138,7 @@ class Connection:
         self._end(RemoteProtocolError("the client was closed"))
         self._receiver.cancel()
         await asyncio.wait([self._receiver])
+        await asyncio.sleep(0)  # for the transport to end
 
     def _end(self, error: Exception) -> None:
         if self._ended:
@@ -147,9 +148,14 @@ class Connection:
             self._timer.cancel()
         self._http.close()
         self._flush()
-        self._writer.close()
+        if self._writer.transport.get_write_buffer_size():
+            self._writer.transport.abort()  # Who does not read cannot be told.
+        else:
+            self._writer.close()
         for exchange in self._exchanges.values():
-            exchange.fail(error)
+            exchange.fail(
+                RemoteProtocolError("the connection ended in the middle of the answer") if exchange.final else error
+            )
         self._tell_all()
         log.info("= closed")
 
@@ -207,8 +213,13 @@ class Connection:
             else:
                 await exchange.news(seconds)
 
-    async def leave(self, exchange: Exchange) -> None:
-        """Nobody wants more of this: if anything is still to come or to be sent, the server is told."""
+    async def leave(self, exchange: Exchange, patience: float | None) -> None:
+        """Nobody wants more of this: if anything is still to come or to be sent, the server is told.
+
+        If nothing at all was heard for so long, perhaps nobody is there: the next request has a connection of its own.
+        """
+        if patience and self._now() - self._heard_at > 0.9 * patience:
+            self._is_mute = True
         if exchange.upload:
             exchange.upload.cancel()
             await asyncio.wait([exchange.upload])
@@ -223,7 +234,7 @@ class Connection:
         if not self._exchanges and not self._ended:
             if self._timer:
                 self._timer.cancel()
-            wait = self._idle if self._http.is_usable else 0
+            wait = self._idle if self.is_usable else 0
             self._timer = asyncio.get_running_loop().call_later(wait, self._end, RemoteProtocolError("it was idle"))
 
     async def _upload(
@@ -275,8 +286,8 @@ class Connection:
         error: Exception = RemoteProtocolError("the server has closed the connection without an answer")
         try:
             while data := await self._reader.read(READ):
-                self._heard += len(data)
-                self._http.receive_data(data, asyncio.get_running_loop().time())
+                self._heard, self._heard_at = self._heard + len(data), self._now()
+                self._http.receive_data(data, self._heard_at)
                 while event := self._http.next_event():
                     self._handle(event)
                 self._flush()
@@ -289,7 +300,7 @@ class Connection:
             error = broken
             log.info("! %s", error)
             for exchange in self._exchanges.values():
-                exchange.fail(error)
+                exchange.fail(RemoteProtocolError(str(broken), broken.code))
             await self._linger()
         except OSError as lost:
             error = lost
@@ -331,6 +342,9 @@ class Connection:
                 refused = event.by_server and event.code == ErrorCode.REFUSED_STREAM
                 found.fail((Unprocessed if refused else RemoteProtocolError)(event.reason, event.code))
         found.tell()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _flush(self) -> None:
         data = self._http.data_to_send()

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from certs.contexts import client_context, server_context
-from clients.http2 import Answer, Client
+from clients.http2 import Client
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2_frames import (
+    MAX_WINDOW,
     PREFACE,
     SETTINGS_ACK,
     Decoder,
@@ -22,15 +23,17 @@ from protocols.http2_frames import (
     FrameType,
     encode,
     goaway,
+    pad,
     parse_goaway,
     parse_settings,
     rst_stream,
     settings,
     window_update,
 )
-from tests.conftest import TICK, need_tool
-from tests.http2_client_cases import ANSWER, CASES, END, ENDS, Case, block, data, fields, head, ping
+from tests.conftest import TICK
+from tests.http2_client_cases import ANSWER, CASES, END, ENDS, Case, data, fields, head, ping, priority
 
+SETTINGS = settings({})
 PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
 
 
@@ -40,7 +43,7 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer, self._decoder = reader, writer, Decoder(1 << 24)
 
-    async def begin(self, first: Frame | bytes | None = settings({})) -> None:
+    async def begin(self, first: Frame | bytes | None = SETTINGS) -> None:
         """The client's preface comes, ours goes."""
         assert await self._reader.readexactly(len(PREFACE)) == PREFACE
         if first is not None:
@@ -101,12 +104,14 @@ async def server_that(behave: Behave, tls: ssl.SSLContext | None = None) -> Asyn
     wrong: list[Exception] = []
     listening = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
     async with listening:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
-        async with asyncio.timeout(PATIENCE):
-            if tasks:
-                await asyncio.wait(tasks)
-    if wrong:
-        raise wrong[0]
+        try:
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+        finally:
+            async with asyncio.timeout(PATIENCE):
+                if tasks:
+                    await asyncio.wait(tasks)
+            if wrong:
+                raise wrong[0]
 
 
 @contextlib.asynccontextmanager
@@ -186,3 +191,678 @@ async def test_what_the_client_says_first():
 
     async with server_that(behave) as url, client(window=100_000) as us:
         assert (await us.request("GET", url)).body == b"ok"
+
+
+# -- Many at once ------------------------------------------------------------------------------------
+
+
+async def test_a_hundred_at_once_on_one_connection_and_their_answers_in_any_order():
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        streams = [await peer.request() for _ in range(100)]
+        assert streams == list(range(1, 201, 2))
+        for stream in reversed(streams):
+            peer.send(head(stream=stream))
+        for stream in streams:
+            peer.send(data(b"%d" % stream, stream=stream))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        answers = await asyncio.gather(*(us.request("GET", url) for _ in range(100)))
+        assert [answer.body for answer in answers] == [b"%d" % stream for stream in range(1, 201, 2)]
+
+
+def answer_on(stream: int, body: bytes = b"ok") -> list[Frame]:
+    return [head(stream=stream), data(body, stream=stream)]
+
+
+async def what_comes(peer: Peer, probe: bytes = b"any more") -> list[Frame]:
+    """All that the client sends before it has answered ten PINGs: what does not come by then will not come."""
+    found = []
+    for _ in range(10):
+        peer.send(ping(probe))
+        while (frame := await peer.frame()) != ping(probe, Flag.ACK):
+            assert frame, "the client has closed the connection"
+            found.append(frame)
+    return found
+
+
+def streams_of(frames: list[Frame], kind: FrameType = FrameType.HEADERS) -> list[int]:
+    return [frame.stream for frame in frames if frame.type == kind]
+
+
+async def test_no_more_streams_than_the_server_allows():
+    """§5.1.2: when one ends, one more begins; and the limit can change."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin(settings({3: 2}))
+        peer.send(*answer_on(await peer.request()))
+        assert [await peer.request(), await peer.request()] == [3, 5]
+        assert streams_of(await what_comes(peer)) == []
+        peer.send(*answer_on(3))
+        assert await peer.request() == 7
+        assert streams_of(await what_comes(peer)) == []
+        peer.send(settings({3: 0}), *answer_on(5), *answer_on(7))
+        assert streams_of(await what_comes(peer)) == []
+        peer.send(settings({3: 4}))
+        assert streams_of(await what_comes(peer)) == [9, 11, 13, 15]
+        peer.send(settings({3: 100}))
+        assert streams_of(await what_comes(peer)) == [17, 19, 21]
+        for stream in range(9, 23, 2):
+            peer.send(*answer_on(stream))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url)
+        answers = await asyncio.gather(*(us.request("GET", url) for _ in range(10)))
+        assert {answer.body for answer in answers} == {b"ok"}
+
+
+async def test_who_waits_for_a_stream_can_give_up():
+    async def behave(peer: Peer) -> None:
+        await peer.begin(settings({3: 1}))
+        peer.send(*answer_on(await peer.request()))
+        assert await peer.request() == 3
+        await given_up.wait()
+        peer.send(*answer_on(3))
+        peer.send(*answer_on(await peer.request()))
+        await peer.rest()
+
+    given_up = asyncio.Event()
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url)
+        tasks = [asyncio.create_task(us.request("GET", url)) for _ in range(3)]
+        await asyncio.sleep(TICK)
+        tasks[1].cancel()
+        await asyncio.wait([tasks[1]])
+        given_up.set()
+        assert [(await tasks[i]).body for i in (0, 2)] == [b"ok", b"ok"]
+
+
+async def test_requests_at_once_open_one_connection():
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.begin()
+        for _ in range(20):
+            peer.send(*answer_on(await peer.request()))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        await asyncio.gather(*(us.request("GET", url) for _ in range(20)))
+    assert connections == 1
+
+
+# -- Windows -----------------------------------------------------------------------------------------
+
+
+async def test_a_body_that_nobody_reads_holds_up_only_its_own_stream():
+    """Its window is filled, and no more is asked for; meanwhile another stream gets 20 MB through the connection."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        stalled = await peer.request()
+        peer.send(head(stream=stalled), *[data(b"x" * 10_000, 0, stalled)] * 10)
+        busy, window, sent = await peer.request(), 100_000, 0
+        peer.send(head(stream=busy))
+        while sent < 20_000_000:
+            while window >= 10_000:
+                peer.send(data(b"y" * 10_000, 0, busy))
+                window, sent = window - 10_000, sent + 10_000
+            await peer.writer.drain()
+            frame = await peer.until(FrameType.WINDOW_UPDATE)
+            assert frame.stream in (0, busy)
+            window += int.from_bytes(frame.payload, "big") if frame.stream else 0
+        peer.send(data(b"", stream=busy))
+        goes_on.set()
+        while (await peer.until(FrameType.WINDOW_UPDATE)).stream != stalled:
+            pass
+        peer.send(data(b"end", stream=stalled))
+        await peer.rest()
+
+    goes_on = asyncio.Event()
+    async with server_that(behave) as url, client(window=100_000) as us, us.stream("GET", url) as stalled:
+        async with us.stream("GET", url) as busy:
+            assert sum([len(piece) async for piece in busy.body]) == 20_000_000
+        await goes_on.wait()
+        assert sum([len(piece) async for piece in stalled.body]) == 100_003
+
+
+async def test_more_than_the_window_is_an_error():
+    """§6.9.1: of the server, which is told so; 100,000 bytes were allowed, and nobody has read one."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(head(), *[data(b"x" * 10_000, 0)] * 10)
+        await what_comes(peer)
+        peer.send(data(b"x", 0))
+        last = (await peer.rest())[-1]
+        assert parse_goaway(last.payload)[1] == ErrorCode.FLOW_CONTROL_ERROR
+
+    async with server_that(behave) as url, client(window=100_000) as us, us.stream("GET", url) as answer:
+        await asyncio.sleep(TICK)
+        with pytest.raises(RemoteProtocolError) as caught:
+            assert sum([len(piece) async for piece in answer.body]) == 100_000
+        assert caught.value.code == ErrorCode.FLOW_CONTROL_ERROR
+
+
+async def test_padding_is_given_back():
+    """§6.9.1: it fills the window, and nobody will ever read it."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(head())
+        window = 65_535
+        for _ in range(2000):  # 512,000 bytes of padding
+            while window < 256:
+                frame = await peer.until(FrameType.WINDOW_UPDATE)
+                window += int.from_bytes(frame.payload, "big") if frame.stream else 0
+            peer.send(Frame(FrameType.DATA, Flag.PADDED, 1, b"\xfe" + b"x" + bytes(254)))
+            window -= 256
+        peer.send(data(b""))
+        await peer.rest()
+
+    async with server_that(behave) as url, client(window=65_535) as us:
+        assert (await us.request("GET", url)).body == b"x" * 2000
+
+
+async def body_of(peer: Peer, size: int) -> bytes:
+    """So many bytes of DATA, whatever comes between."""
+    found = b""
+    while len(found) < size:
+        frame = await peer.until(FrameType.DATA)
+        assert len(frame.payload) <= 16384
+        found += frame.payload
+    assert len(found) == size
+    return found
+
+
+async def test_an_upload_waits_for_the_windows():
+    """§6.9: the stream's, and the connection's; each byte of them is used, and none more is sent."""
+    body = bytes(range(256)) * 1000  # 256,000 bytes
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin(settings({4: 10, 5: 1 << 20}))
+        peer.send(*answer_on(await peer.request()))
+        stream = await peer.request()
+        assert await body_of(peer, 10) == body[:10]
+        assert streams_of(await what_comes(peer), FrameType.DATA) == []
+        peer.send(window_update(stream, 90))
+        await body_of(peer, 90)
+        peer.send(settings({4: 0}))  # §6.9.2: the stream's is -10 now
+        await peer.until(FrameType.SETTINGS, Flag.ACK)
+        peer.send(window_update(stream, 10))  # 0
+        assert streams_of(await what_comes(peer), FrameType.DATA) == []
+        peer.send(window_update(stream, 1))
+        await body_of(peer, 1)
+        peer.send(settings({4: 1 << 20}))
+        await body_of(peer, 65_535 - 101)  # the connection's, which SETTINGS do not change
+        assert streams_of(await what_comes(peer), FrameType.DATA) == []
+        peer.send(window_update(0, MAX_WINDOW))
+        rest = await body_of(peer, len(body) - 65_535)
+        assert rest == body[65_535:]
+        peer.send(*answer_on(stream))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url)
+        assert (await us.request("POST", url, body=body)).body == b"ok"
+
+
+async def test_uploads_share_the_window():
+    """No upload waits for another one's end: frame by frame, each in turn."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin(settings({4: 1 << 20}))
+        peer.send(*answer_on(await peer.request()))
+        first = [(await peer.until(FrameType.DATA)).stream for _ in range(4)]
+        assert set(first[1:]) == {3, 5, 7}
+        peer.send(window_update(0, 1 << 20))
+        for _ in range(3):
+            last = await peer.until(FrameType.DATA, END)
+            peer.send(*answer_on(last.stream))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url)
+        answers = await asyncio.gather(*(us.request("PUT", url, body=b"x" * 150_000) for _ in range(3)))
+        assert {answer.body for answer in answers} == {b"ok"}
+
+
+async def test_a_body_is_made_no_faster_than_it_is_sent():
+    made = 0
+
+    async def pieces():
+        nonlocal made
+        for _ in range(100):
+            made += 1
+            yield b"x" * 10_000
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        await body_of(peer, 65_535)
+        await what_comes(peer)
+        assert made == 7
+        peer.send(window_update(0, MAX_WINDOW - 65_535), window_update(1, MAX_WINDOW - 65_535))
+        await body_of(peer, 1_000_000 - 65_535)
+        last = await peer.until(FrameType.DATA)
+        assert (last.payload, last.flags) == (b"", END)
+        peer.send(*ANSWER)
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        assert (await us.request("POST", url, body=pieces())).body == b"ok"
+    assert made == 100
+
+
+async def test_how_a_request_ends():
+    """With its fields, if there is no body; with the last DATA, if its length is known; else with an empty one."""
+
+    async def pieces():
+        yield b"ab"
+        yield b""
+        yield b"c"
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        found = []
+        for stream in (1, 3, 5, 7, 9):
+            frames = []
+            while not frames or not frames[-1].flags & END:
+                frame = await peer.frame()
+                if frame.stream == stream:
+                    frames.append(frame)
+            found.append(
+                [(frame.type.real, frame.payload if frame.type == FrameType.DATA else b"") for frame in frames]
+            )
+            peer.send(*answer_on(stream))
+        assert found == [[(1, b"")], [(1, b"")], [(1, b""), (0, b"abc")], [(1, b""), (0, b"ab"), (0, b"c"), (0, b"")],
+                         [(1, b""), (0, b"ab"), (0, b"c")]]  # fmt: skip
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url)
+        await us.request("POST", url)
+        await us.request("POST", url, body=b"abc")
+        await us.request("POST", url, body=pieces())
+        await us.request("POST", url, body=pieces(), fields=[("Content-Length", "3")])
+
+
+# -- Requests that go otherwise ----------------------------------------------------------------------
+
+
+async def test_expect():
+    """The body is sent after 100; without it, after a while; and not at all after a refusal."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        stream = await peer.request()
+        assert streams_of(await what_comes(peer), FrameType.DATA) == []
+        peer.send(head(status="100", stream=stream))
+        await body_of(peer, 4)
+        peer.send(*answer_on(stream))
+        stream = await peer.request()
+        await body_of(peer, 4)  # nobody has said 100
+        peer.send(*answer_on(stream))
+        stream = await peer.request()
+        peer.send(head(status="417", stream=stream, flags=ENDS | END))
+        assert (await peer.until(FrameType.RST_STREAM)) == rst_stream(stream, ErrorCode.CANCEL)
+        rest = await peer.rest()
+        assert streams_of(rest, FrameType.DATA) == []
+
+    async with server_that(behave) as url, client(expect_seconds=4 * TICK) as us:
+        answers = [await us.request("POST", url, body=b"body", expect=True) for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 417]
+        assert [[status for status, _ in answer.interim] for answer in answers] == [[100], [], []]
+
+
+async def test_an_answer_that_comes_before_the_end_of_the_upload():
+    """It is whole, and the rest of the upload is not sent: RST_STREAM says so; and so may the server (§8.1)."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        first, second = await peer.request(), await peer.request()
+        await body_of(peer, 65_535)
+        peer.send(head(status="413", stream=first), data(b"no", stream=first))
+        assert await peer.until(FrameType.RST_STREAM) == rst_stream(first, ErrorCode.CANCEL)
+        peer.send(*answer_on(second), rst_stream(second, ErrorCode.NO_ERROR))
+        assert [frame for frame in await peer.rest() if frame.type == FrameType.RST_STREAM] == []
+
+    async with server_that(behave) as url, client() as us:
+        answers = await asyncio.gather(*(us.request("POST", url, body=bytes(1_000_000)) for _ in range(2)))
+        assert [(answer.status, answer.body) for answer in answers] == [(413, b"no"), (200, b"ok")]
+
+
+@pytest.mark.parametrize("late", [data(), head(), fields(("a", "b"))])
+async def test_half_closed(late):
+    """§5.1: the answer has ended, the request has not: what comes on the stream is an error of the stream."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        await body_of(peer, 65_535)
+        peer.send(*ANSWER, late)
+        assert await peer.until(FrameType.RST_STREAM) == rst_stream(1, ErrorCode.STREAM_CLOSED)
+        peer.send(*answer_on(await peer.request()))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        assert (await us.request("POST", url, body=bytes(1_000_000))).body == b"ok"
+        assert (await us.request("GET", url)).body == b"ok"
+
+
+async def test_a_body_that_fails():
+    """Half a body must not pass for a whole one; the caller gets his own error."""
+
+    async def fails():
+        yield b"half"
+        raise KeyError("mine")
+
+    async def lies():
+        yield b"abc"
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        for stream in (1, 3, 5):
+            assert await peer.request() == stream
+            assert await peer.until(FrameType.RST_STREAM) == rst_stream(stream, ErrorCode.CANCEL)
+        peer.send(*answer_on(await peer.request()))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        with pytest.raises(KeyError, match="mine"):
+            await us.request("POST", url, body=fails())
+        for length in ("2", "4"):
+            with pytest.raises(LocalProtocolError, match="Content-Length"):
+                await us.request("POST", url, body=lies(), fields=[("Content-Length", length)])
+        assert (await us.request("GET", url)).body == b"ok"
+
+
+async def test_who_goes_says_so():
+    """A request that is given up: RST_STREAM, CANCEL. What was on its way is ignored, but for window and table."""
+    indexed = b"\x40\x01a\x01b"  # HPACK: "a: b", to be remembered as number 62
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(head(stream=1))
+        asked.set()
+        assert await peer.until(FrameType.RST_STREAM) == rst_stream(1, ErrorCode.CANCEL)
+        late = Frame(FrameType.HEADERS, ENDS, 1, indexed)
+        peer.send(data(b"x" * 10_000, 0), window_update(1, 1), late, data(b"x" * 10_000), rst_stream(1, 0))
+        found = await what_comes(peer)
+        returned = [frame.payload for frame in found if frame.type == FrameType.WINDOW_UPDATE and frame.stream == 0]
+        assert sum(int.from_bytes(payload, "big") for payload in returned) == 20_000
+        assert streams_of(found) == [3]
+        peer.send(Frame(FrameType.HEADERS, ENDS | END, 3, b"\x88\xbe"))  # 200, and number 62
+        await peer.rest()
+
+    asked = asyncio.Event()
+    async with server_that(behave) as url, client() as us:
+        task = asyncio.create_task(us.request("GET", url))
+        await asked.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert (await us.request("GET", url)).fields == {"a": "b"}
+
+
+async def test_the_end_of_the_block_is_the_end_of_the_stream():
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(head(), data(b"x", 0))
+        assert await peer.until(FrameType.RST_STREAM) == rst_stream(1, ErrorCode.CANCEL)
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        async with us.stream("GET", url) as answer:
+            async for piece in answer.body:
+                assert piece == b"x"
+                break
+
+
+async def test_hpack_goes_on_after_a_malformed_answer():
+    """§4.3: the table belongs to the connection, whatever becomes of the stream."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(Frame(FrameType.HEADERS, ENDS | END, 1, b"\x40\x01a\x01b"))  # no status
+        stream = await peer.request()
+        peer.send(Frame(FrameType.HEADERS, ENDS | END, stream, b"\x88\xbe"))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        with pytest.raises(RemoteProtocolError, match="status"):
+            await us.request("GET", url)
+        assert (await us.request("GET", url)).fields == {"a": "b"}
+
+
+async def test_trailers_and_early_hints():
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(head(("link", "</style.css>"), status="103"), head(), data(b"ok", 0))
+        peer.send(fields(("checksum", "1"), ("checksum", "2")))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us, us.stream("GET", url) as answer:
+        assert answer.interim == [(103, [("link", "</style.css>")])]
+        assert [piece async for piece in answer.body] == [b"ok"]
+        assert answer.trailers == [("checksum", "1"), ("checksum", "2")]
+
+
+# -- Again -------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_stream_is_asked_again():
+    """§8.7: REFUSED_STREAM says that nothing was done: even POST may be repeated; but not for ever."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        peer.send(rst_stream(await peer.request(), ErrorCode.REFUSED_STREAM))
+        peer.send(*answer_on(await peer.request()))
+        for _ in range(3):
+            peer.send(rst_stream(await peer.request(), ErrorCode.REFUSED_STREAM))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        assert (await us.request("POST", url, body=b"x")).body == b"ok"
+        with pytest.raises(RemoteProtocolError, match="REFUSED_STREAM") as caught:
+            await us.request("POST", url, body=b"x")
+        assert caught.value.code == ErrorCode.REFUSED_STREAM
+
+
+async def test_goaway():
+    """§6.8: up to the last stream all is finished; what is above is asked again, on another connection."""
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.begin()
+        if connections == 1:
+            assert [await peer.request() for _ in range(3)] == [1, 3, 5]
+            peer.send(goaway(3, 0, b"a restart"))
+            await gone.wait()
+            peer.send(*answer_on(3, b"old"), *answer_on(1, b"old"))
+            rest = await peer.rest()
+            assert streams_of(rest) == []
+            assert parse_goaway(rest[-1].payload) == (0, 0, b"")
+        else:
+            peer.send(*answer_on(await peer.request(), b"new"))
+            gone.set()
+            peer.send(*answer_on(await peer.request(), b"new"))
+            await peer.rest()
+
+    gone = asyncio.Event()
+    async with server_that(behave) as url, client() as us:
+        answers = await asyncio.gather(*(us.request("POST", url, body=b"") for _ in range(3)))
+        assert [answer.body for answer in answers] == [b"old", b"old", b"new"]
+        assert (await us.request("GET", url)).body == b"new"
+    assert connections == 2
+
+
+async def test_goaway_in_two_steps():
+    """First for all numbers, then for the last one: so a server ends without losing a request."""
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.begin()
+        stream = await peer.request()
+        if connections == 1:
+            peer.send(goaway(MAX_WINDOW, 0))
+            await what_comes(peer)
+            peer.send(goaway(stream, 0), *answer_on(stream))
+        else:
+            peer.send(*answer_on(stream))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        assert (await us.request("GET", url)).body == b"ok"
+        assert (await us.request("GET", url)).body == b"ok"
+    assert connections == 2
+
+
+async def test_goaway_for_an_error_is_told():
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(goaway(0, ErrorCode.ENHANCE_YOUR_CALM, b"too many"))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        with pytest.raises(RemoteProtocolError, match="ENHANCE_YOUR_CALM too many") as caught:
+            await us.request("GET", url)
+        assert caught.value.code == ErrorCode.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize(("method", "answered"), [("GET", True), ("PUT", True), ("POST", False)])
+async def test_a_connection_that_was_closed_while_it_was_idle(method, answered):
+    """RFC 9110 §9.2.2: what may be done twice is asked again, once. Nobody knows whether POST was done."""
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.begin()
+        peer.send(*answer_on(await peer.request()))
+        await peer.request()
+        if connections > 1:
+            await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url)
+        if answered:
+            assert (await us.request(method, url, body=None)).body == b"ok"
+        else:
+            with pytest.raises(RemoteProtocolError, match="closed the connection"):
+                await us.request(method, url, body=b"")
+    assert connections == 1 + answered
+
+
+async def test_a_connection_that_ends_in_the_middle():
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(head(), data(b"half", 0))
+
+    async with server_that(behave) as url, client() as us, us.stream("GET", url) as answer:
+        with pytest.raises(RemoteProtocolError, match="ended in the middle"):
+            assert [piece async for piece in answer.body] == [b"half"]
+
+
+async def test_nobody_answers():
+    """In time, TimeoutError. The server is told; and since it has said nothing at all, it is asked elsewhere then."""
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.begin()
+        await peer.request()
+        if connections == 1:
+            assert await peer.until(FrameType.RST_STREAM) == rst_stream(1, ErrorCode.CANCEL)
+        else:
+            peer.send(*ANSWER)
+        await peer.rest()
+
+    async with server_that(behave) as url, client(timeout=4 * TICK) as us:
+        with pytest.raises(TimeoutError):
+            await us.request("GET", url)
+        us._timeout = PATIENCE
+        assert (await us.request("GET", url)).body == b"ok"
+    assert connections == 2
+
+
+async def test_idle_connections_are_closed():
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        peer.send(*answer_on(await peer.request()))
+        last = (await peer.rest())[-1]
+        assert parse_goaway(last.payload) == (0, 0, b"")
+        ended.set()
+
+    ended = asyncio.Event()
+    async with server_that(behave) as url, client(idle_seconds=TICK) as us:
+        await us.request("GET", url)
+        await ended.wait()
+
+
+# -- Floods ------------------------------------------------------------------------------------------
+
+FLOODS = {
+    "SETTINGS": settings({4: 1}),
+    "PING": ping(),
+    "PING, answers": ping(flags=Flag.ACK),
+    "empty DATA": data(b"", 0),
+    "DATA of padding": pad(data(b"", 0), 255),
+    "WINDOW_UPDATE": window_update(0, 1),
+    "WINDOW_UPDATE of the stream": window_update(1, 1),
+    "PRIORITY": priority(1, 0),
+    "unknown frames": Frame(0xFA),
+    "DATA on a stream that is reset": data(b"x" * 9, 0, 3),
+    "fields on a stream that is reset": head(stream=3),
+    "GOAWAY": goaway(MAX_WINDOW, 0),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_flood(name):
+    """Frames that are allowed, and nothing but work: CVE-2019-9511 … -9518. The end comes after some thousand."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        assert [await peer.request(), await peer.request()] == [1, 3]
+        peer.send(rst_stream(3, 8), head())
+        peer.send(*[FLOODS[name]] * 3000)
+        last = (await peer.rest())[-1]
+        assert parse_goaway(last.payload)[1] == ErrorCode.ENHANCE_YOUR_CALM
+
+    async with server_that(behave) as url, client() as us:
+        answers = await asyncio.gather(us.request("GET", url), us.request("GET", url), return_exceptions=True)
+        assert [answer.code for answer in answers] == [ErrorCode.ENHANCE_YOUR_CALM, ErrorCode.CANCEL]
+
+
+async def test_pings_now_and_then_are_no_flood():
+    """A server that pings a hundred times for each byte of a slow body."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(head())
+        for i in range(9):
+            peer.send(*[ping(b"%08d" % i)] * 100, data(b"x", 0))
+            await peer.until(FrameType.PING, Flag.ACK)
+        peer.send(data(b""))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        assert (await us.request("GET", url)).body == b"x" * 9
