@@ -62,8 +62,11 @@ class End:
         try:
             while (event := self.channel.next_event()) is None:
                 self.flush()
-                self.channel.receive_data(data := self.socket.recv(65536))
+                data = b""  # An end, if it is an RST.
+                with contextlib.suppress(ConnectionError):
+                    data = self.socket.recv(65536)
                 self.received += len(data)
+                self.channel.receive_data(data)
         except TlsError as error:
             self.error = error
             return None
