@@ -69,6 +69,7 @@ class Talk(asyncio.Protocol):
     phase = "open"  # or linger
     full = False  # The client is slow to read: what we have sent fills the transport's buffer.
     paused = False  # The client has sent more than we have looked at yet.
+    ended = False  # The client has said FIN.
     turn_comes = False  # There is more to look at, or to send, after the others.
     unsent = 0  # bytes, when last looked at, and
     unsent_at = 0.0  # when they last became fewer
@@ -116,12 +117,13 @@ class Talk(asyncio.Protocol):
             self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """Without the client's side there are no windows, so nothing can be finished for sure: that is the end."""
-        if self.phase != "linger":
-            self.stop()
-            self.flush()
-            self.transport.close()
-        return False
+        """The client has no more to say, but may still listen. It gets what the windows allow: they will not grow."""
+        if self.phase == "linger":
+            return False  # The transport closes.
+        self.ended = True
+        if not self.turn_comes:
+            self.take_turn()
+        return True
 
     def pause_writing(self) -> None:
         self.full = True
@@ -196,7 +198,7 @@ class Talk(asyncio.Protocol):
                     work.wake()
         if self.conn.streams:
             self.busy_at = self.now
-        elif self.conn.is_last and self.phase != "linger":
+        elif (self.conn.is_last or (self.ended and not self.turn_comes)) and self.phase != "linger":
             self.finish()
 
     # Answers.
@@ -366,14 +368,17 @@ class Talk(asyncio.Protocol):
         self.now = now = self.clock.time()
         limits, conn = self.limits, self.conn
         unsent = self.transport.get_write_buffer_size()
-        self.timer = self.clock.call_later(self.server.tick, self.ring)
-        if not unsent or unsent < self.unsent:
-            self.unsent_at = now
+        reads = unsent < self.unsent  # slowly, perhaps
         self.unsent = unsent
         if self.phase == "linger":
-            if now - max(self.unsent_at, self.made_at) >= limits.linger_seconds:
+            if unsent and reads:
+                self.timer = self.clock.call_later(limits.linger_seconds, self.ring)
+            else:
                 self.transport.abort()
             return
+        self.timer = self.clock.call_later(self.server.tick, self.ring)
+        if not unsent or reads:
+            self.unsent_at = now
         if unsent and now - self.unsent_at >= limits.body_seconds:  # It does not read at all.
             self.transport.abort()
             return
@@ -382,7 +387,9 @@ class Talk(asyncio.Protocol):
             self.late()
         elif not conn.settings_acknowledged and now - self.made_at >= self.server.http2.settings_seconds:
             self.fail(RemoteProtocolError("SETTINGS were not acknowledged (§6.5.3)", ErrorCode.SETTINGS_TIMEOUT))
-        elif not conn.streams and now - self.busy_at >= limits.idle_seconds:
+        elif not conn.streams and now - self.busy_at >= (
+            limits.linger_seconds if conn.goaway_received else limits.idle_seconds
+        ):
             self.fail(RemoteProtocolError("nothing was asked for a while", ErrorCode.NO_ERROR))
         else:
             for stream in conn.stalled(now - limits.body_seconds):
@@ -424,12 +431,14 @@ class Talk(asyncio.Protocol):
         """The lingering close: FIN, then read and drop, so that no RST overtakes the GOAWAY."""
         self.phase = "linger"
         self.timer.cancel()
-        self.made_at = self.clock.time()
         self.unsent = self.transport.get_write_buffer_size() + 1
         self.timer = self.clock.call_later(self.limits.linger_seconds, self.ring)
         try:
-            self.transport.write_eof()
-            self.transport.resume_reading()
+            if self.ended or not self.transport.can_write_eof():
+                self.transport.close()  # once all is sent
+            else:
+                self.transport.write_eof()
+                self.transport.resume_reading()
         except OSError:  # It has vanished (RST), and we hear of it here first.
             self.transport.abort()
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import tracemalloc
 
 import hpack
 import pytest
 from hyperframe.frame import Frame as Hyperframe
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocols.errors import RemoteProtocolError
+from certs.contexts import client_context
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.http2 import Data, Request, ServerConnection
 from protocols.http2_frames import (
     PREFACE,
     SETTINGS_ACK,
@@ -30,10 +34,13 @@ from protocols.http2_frames import (
     settings,
     window_update,
 )
+from protocols.http2_messages import priority
 from servers import http2, site
+from servers.tls import lab_context
 from tests.conftest import TICK
-from tests.http2_cases import ANSWER, CASES, GOAWAY, RST, wire
+from tests.http2_cases import ANSWER, CASES, GOAWAY, RST, data, headers, integer, wire
 
+GREETING = PREFACE + wire(settings({}), SETTINGS_ACK)
 PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
 
 # -- Frames ------------------------------------------------------------------------------------------
@@ -114,6 +121,71 @@ def test_payloads():
         content(pad(headers._replace(payload=b"1234"), 3))
 
 
+# -- The core: at every split, with garbage -----------------------------------------------------------
+
+
+def serve_in_memory(pieces) -> list[str]:
+    """What a server that answers at once makes of bytes in these pieces: all events, and how it ends."""
+    conn, seen, sent = ServerConnection(), [], Decoder(1 << 24)
+    try:
+        for now, piece in enumerate(pieces):
+            conn.receive_data(piece)
+            while event := conn.next_event(now / 1e6):
+                seen.append(str(event))
+                if isinstance(event, Request) and event.head:
+                    conn.send_head(event.stream, 200, [("x", "y")])
+                    conn.send_data(event.stream, b"hello", 0, end=True)
+                elif isinstance(event, Data):
+                    conn.acknowledge(event.stream, event.size)
+                sent.receive_data(conn.data_to_send(0))
+                list(sent.frames())
+    except RemoteProtocolError as error:
+        conn.close(error.code, str(error))
+        seen.append(str(ErrorCode(error.code)))
+        sent.receive_data(conn.data_to_send(0))
+        assert list(sent.frames())[-1].type == FrameType.GOAWAY
+    assert sent.unread == 0
+    return seen
+
+
+def test_every_case_at_every_split():
+    """However the bytes are cut, the same comes of them: byte by byte, and in two."""
+    for name, (sent, _) in CASES.items():
+        stream = GREETING + (b"".join(sent) if isinstance(sent, tuple) else sent)
+        whole = serve_in_memory([stream])
+        if len(stream) < 2000:
+            assert serve_in_memory([stream[i : i + 1] for i in range(len(stream))]) == whole, name
+        if len(stream) < 90:
+            for cut in range(len(PREFACE), len(stream)):
+                assert serve_in_memory([stream[:cut], stream[cut:]]) == whole, (name, cut)
+
+
+ANY_FRAME = st.builds(
+    Frame,
+    st.sampled_from([*FrameType, 0x20]),
+    st.sampled_from([0, 1, 4, 5, 8, 0x2D, 0xFF]),
+    st.sampled_from([0, 1, 1, 2, 3, 5, 2**31 - 1]),
+    st.one_of(
+        st.binary(max_size=12),
+        st.sampled_from(
+            [b"\x82\x86\x84\x41\1a", b"\0\0\0\1", bytes(4), b"\0\4\0\0\0\5", b"\x7f\xff\xff\xff", bytes(8)]
+        ),
+    ),
+)
+
+
+@given(st.lists(ANY_FRAME, max_size=30), st.binary(max_size=20))
+@example([Frame(0, 0, 1, b"")], b"")
+def test_garbage_is_refused_and_nothing_else(frames, rest):
+    serve_in_memory([GREETING, wire(*frames), rest])
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_and_nothing_else(noise):
+    serve_in_memory([noise])
+    serve_in_memory([GREETING + noise])
+
+
 # -- The server, and a client by hand ----------------------------------------------------------------
 
 
@@ -123,6 +195,7 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.frames, self.hpack = Decoder(1 << 24), hpack.Decoder()
+        self.got, self.whole = {}, set()
 
     def send(self, *frames) -> None:
         self.writer.write(wire(*frames))
@@ -152,31 +225,27 @@ class Peer:
         return await self.until(lambda frame: frame.type == FrameType.PING and frame.payload == b"all seen")
 
     async def answer(self, stream: int) -> tuple[dict[str, str], bytes]:
-        """The fields and the body of the answer; others may come between, and are lost."""
-        fields, body = {}, b""
-        while frame := await self.next():
+        """The fields and the body of the answer. What comes for others in between is kept for them."""
+        while stream not in self.whole and (frame := await self.next()):
+            fields, body = self.got.setdefault(frame.stream, ({}, bytearray()))
             if frame.type == FrameType.HEADERS:
-                found = dict(self.hpack.decode(frame.payload))
-            if frame.stream != stream:
-                continue
-            if frame.type == FrameType.HEADERS:
-                fields |= found
+                fields.update(self.hpack.decode(frame.payload))
             elif frame.type == FrameType.DATA:
                 body += frame.payload
-            elif frame.type == FrameType.RST_STREAM:
+            elif frame.type == FrameType.RST_STREAM and frame.stream == stream:
                 raise ConnectionAbortedError(ErrorCode(int.from_bytes(frame.payload, "big")).name)
-            if frame.type in (FrameType.DATA, FrameType.HEADERS) and frame.flags & Flag.END_STREAM:
-                return fields, body
-        raise EOFError
-
-
-GREETING = PREFACE + wire(settings({}), SETTINGS_ACK)
+            if ends(frame, frame.stream):
+                self.whole.add(frame.stream)
+        fields, body = self.got[stream]
+        return fields, bytes(body)
 
 
 @contextlib.asynccontextmanager
 async def peer_of(server, greeting=GREETING, patience=PATIENCE, **options):
     async with asyncio.timeout(patience):
-        reader, writer = await asyncio.open_connection(*server.address, **options)
+        if "sock" in options:
+            await asyncio.get_running_loop().sock_connect(options["sock"], server.address)
+        reader, writer = await asyncio.open_connection(*([] if "sock" in options else server.address), **options)
         try:
             writer.write(greeting)
             yield Peer(reader, writer)
@@ -207,13 +276,18 @@ def ends(frame, stream=1):
     return frame.stream == stream and frame.type <= 1 and frame.flags & Flag.END_STREAM
 
 
-@pytest.mark.parametrize("over", ["h2c"])
+def client_tls():
+    return {"ssl": client_context(alpn=["h2"]), "server_hostname": "localhost"}
+
+
+@pytest.mark.parametrize("over", ["h2c", "TLS"])
 async def test_every_rule(over):
     """Every case, on a connection of its own; in each the GOAWAY is followed by FIN, and no RST overtakes it."""
     wrong = {}
-    async with http2.serve(respond=respond) as server:
+    ours, theirs = (lab_context(alpn=["h2"]), client_tls()) if over == "TLS" else (None, {})
+    async with http2.serve(respond=respond, ssl=ours) as server:
         for name, (sent, wanted) in CASES.items():
-            async with peer_of(server) as peer:
+            async with peer_of(server, **theirs) as peer:
                 if isinstance(sent, tuple):
                     peer.send(sent[0])
                     await peer.until(lambda frame: ends(frame) or frame.type == FrameType.RST_STREAM)
@@ -227,3 +301,472 @@ async def test_every_rule(over):
                 if (found := outcome(got, peer)) != wanted:
                     wrong[name] = (wanted, found)
     assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
+
+
+# -- Streams -----------------------------------------------------------------------------------------
+
+
+def get(stream, path="/", *more, flags=Flag.END_STREAM | Flag.END_HEADERS, method="GET") -> Frame:
+    pairs = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "a")]
+    return headers(stream, pairs, flags, more)
+
+
+def body_of(frames, stream) -> int:
+    return sum(len(frame.payload) for frame in frames if frame.type == FrameType.DATA and frame.stream == stream)
+
+
+async def test_streams_overtake_each_other():
+    async with http2.serve() as server, peer_of(server) as peer:
+        peer.send(get(1, "/slow?seconds=0.3"), get(3), get(5, "/status/404"))
+        assert (await peer.answer(3))[1] == b"Hello, network!\n"
+        assert (await peer.answer(5))[0][":status"] == "404"
+        assert (await peer.answer(1))[1] == b"That took 0.3 s.\n"
+
+
+async def test_head_204_and_304_have_no_body():
+    async with http2.serve() as server, peer_of(server) as peer:
+        cases = [("HEAD", "/"), ("HEAD", "/bytes/1000000"), ("GET", "/status/204"), ("GET", "/status/304")]
+        for stream, (method, path) in enumerate(cases):
+            peer.send(get(2 * stream + 1, path, method=method))
+            fields, body = await peer.answer(2 * stream + 1)
+            assert body == b""
+            assert fields.get("content-length") == {"/": "16", "/bytes/1000000": "1000000"}.get(path)
+
+
+async def test_100_continue_is_sent_when_the_body_is_wanted():
+    async with http2.serve() as server, peer_of(server) as peer:
+        expect = [("expect", "100-continue"), ("content-length", "5")]
+        peer.send(get(1, "/", *expect, method="POST", flags=Flag.END_HEADERS))
+        got = await peer.until(lambda frame: frame.type == FrameType.HEADERS)
+        assert dict(peer.hpack.decode(got[-1].payload)) == {":status": "100"}
+        peer.send(data(1, b"hello"))
+        assert (await peer.answer(1))[1] == b"hello"
+        peer.send(get(3, "/status/404", *expect, method="POST", flags=Flag.END_HEADERS))
+        got = await peer.until(lambda frame: frame.type == FrameType.RST_STREAM)
+        assert got[-1] == rst_stream(3, ErrorCode.NO_ERROR)  # §8.1: answered, and nobody needs the rest
+        assert dict(peer.hpack.decode(got[0].payload))[":status"] == "405"
+
+
+async def test_a_body_goes_both_ways_at_once():
+    """A large echo: what comes back makes room for more to be sent, on both windows of both sides."""
+    size, sent, got = 3_000_000, 0, 0
+    async with http2.serve(stream_window=100_000, connection_window=150_000) as server, peer_of(server) as peer:
+        peer.send(get(1, "/", method="POST", flags=Flag.END_HEADERS))
+        window = {0: 65535, 1: 65535}
+        while got < size:
+            while sent < size and (room := min(*window.values(), 16384, size - sent)) > 0:
+                peer.send(data(1, bytes(room), flags=Flag.END_STREAM if sent + room == size else 0))
+                sent, window = sent + room, {stream: left - room for stream, left in window.items()}
+            frame = await peer.next()
+            if frame.type == FrameType.DATA:
+                got += len(frame.payload)
+                peer.send(window_update(0, len(frame.payload)), window_update(1, len(frame.payload)))
+            elif frame.type == FrameType.WINDOW_UPDATE:
+                window[frame.stream] += int.from_bytes(frame.payload, "big")
+            elif frame.type == FrameType.SETTINGS and not frame.flags:
+                window[1] += dict(parse_settings(frame.payload))[4] - 65535
+            else:
+                assert frame.type in (FrameType.SETTINGS, FrameType.HEADERS), str(frame)
+
+
+async def test_who_does_not_read_holds_up_only_that_stream():
+    """A stream blocks at exactly its window. Its sibling goes on, until the window of both is spent."""
+    async with http2.serve() as server:
+        async with peer_of(server, GREETING + encode(window_update(0, 100_000))) as peer:
+            peer.send(get(1, "/bytes/1000000"))
+            got = await peer.ping()
+            while body_of(got, 1) < 65535:
+                got.append(await peer.next())
+            peer.send(get(3, "/bytes/1000000"))
+            while body_of(got, 3) < 65535:
+                got.append(await peer.next())
+            peer.send(get(5, "/bytes/1000000"))
+            while body_of(got, 5) < 165_535 - 2 * 65535:
+                got.append(await peer.next())
+            peer.send(get(7), window_update(1, 1000))
+            got += await peer.ping() + await peer.ping()
+            assert [body_of(got, stream) for stream in (1, 3, 5, 7)] == [65535, 65535, 34465, 0]
+            peer.send(window_update(0, 16))
+            got += await peer.until(lambda frame: frame.type == FrameType.DATA)
+            assert body_of(got, 1) + body_of(got, 7) == 65535 + 16
+
+
+async def test_a_window_may_become_negative():
+    """§6.9.2: the client makes the window smaller than what is under way; nothing comes until it is above 0 again."""
+    async with http2.serve() as server, peer_of(server) as peer:
+        peer.send(settings({4: 1000}), get(1, "/bytes/5000"))
+        got = await peer.ping()
+        while body_of(got, 1) < 1000:
+            got.append(await peer.next())
+        peer.send(settings({4: 0}), window_update(1, 1000))
+        assert body_of(await peer.ping() + await peer.ping(), 1) == 0
+        peer.send(window_update(1, 1))
+        frame = (await peer.until(lambda frame: frame.type == FrameType.DATA))[-1]
+        assert len(frame.payload) == 1
+
+
+async def test_frames_are_as_large_as_the_client_takes():
+    async with http2.serve() as server, peer_of(server) as peer:
+        peer.send(settings({4: 1_000_000, 5: 100_000}), window_update(0, 1_000_000), get(1, "/bytes/200000"))
+        sizes = [len(frame.payload) for frame in await peer.until(ends) if frame.type == FrameType.DATA]
+        assert max(sizes) == 100_000
+
+
+async def test_a_body_that_nobody_reads_holds_up_no_other():
+    """The window of its stream is spent, and that of the connection is wide enough for others."""
+    async with http2.serve(respond=respond) as server, peer_of(server) as peer:
+        peer.send(get(1, "/", ("x-wait", ""), method="POST", flags=Flag.END_HEADERS))
+        peer.send(*[data(1, bytes(16384), flags=0)] * 16)
+        peer.send(get(3, "/upload", method="POST", flags=Flag.END_HEADERS))
+        for _ in range(100):
+            peer.send(data(3, bytes(16384), flags=0))
+            got = await peer.ping()
+            assert window_update(1, 1)[:3] not in [frame[:3] for frame in got]
+        peer.send(data(3))
+        assert b"1638400" in (await peer.answer(3))[1]
+
+
+async def test_trailers_of_a_request_end_its_body():
+    async with http2.serve() as server, peer_of(server) as peer:
+        peer.send(get(1, "/", method="POST", flags=Flag.END_HEADERS), data(1, b"hello", flags=0))
+        peer.send(headers(1, [("checksum", "1234")]))
+        assert (await peer.answer(1))[1] == b"hello"
+
+
+def test_trailers_of_a_response_come_behind_its_body():
+    conn = ServerConnection()
+    conn.receive_data(GREETING + encode(get(1)))
+    assert isinstance(conn.next_event(0), Request)
+    conn.send_head(1, 200, [])
+    conn.send_data(1, b"hello", 0)
+    sent = Decoder()
+    sent.receive_data(conn.data_to_send(0))
+    assert conn.is_sent(1)
+    conn.send_data(1, b" there", 0, end=True, trailers=[("grpc-status", "0")])
+    sent.receive_data(conn.data_to_send(0))
+    *_, head, first, second, trailers = sent.frames()
+    assert (first.payload, second.payload) == (b"hello", b" there")
+    assert trailers.flags == Flag.END_STREAM | Flag.END_HEADERS
+    decoder = hpack.Decoder()
+    decoder.decode(head.payload)
+    assert decoder.decode(trailers.payload) == [("grpc-status", "0")]
+    with pytest.raises(LocalProtocolError):
+        conn.send_data(1, b"more", 0)
+
+
+@pytest.mark.parametrize("by", ["field", "frame"])
+async def test_the_urgent_come_first_and_the_incremental_in_turns(by):
+    """RFC 9218: by the field `priority`, or by a PRIORITY_UPDATE that comes before its stream or after."""
+    wanted = {1: "u=7", 3: "u=5, i", 5: "u=5, i", 7: "u=1", 9: "u=1"}
+    conn = ServerConnection()
+    conn.receive_data(GREETING + wire(window_update(0, 1_000_000)))
+    if by == "field":
+        conn.receive_data(wire(*[get(stream, "/", ("priority", value)) for stream, value in wanted.items()]))
+    else:
+        update = [Frame(0x10, 0, 0, stream.to_bytes(4, "big") + value.encode()) for stream, value in wanted.items()]
+        conn.receive_data(wire(*update[:2], *map(get, wanted), *update[2:]))
+    while event := conn.next_event(0):
+        conn.send_head(event.stream, 200, [])
+        conn.send_data(event.stream, bytes(40_000), 0, end=True)
+    sent = Decoder()
+    sent.receive_data(conn.data_to_send(0, room=1_000_000))
+    order = [frame.stream for frame in sent.frames() if frame.type == FrameType.DATA]
+    assert order == [7, 7, 7, 9, 9, 9, 3, 5, 3, 5, 3, 5, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "urgency", "incremental"),
+    [
+        ("", 3, False),
+        ("u=0", 0, False),
+        ("i", 3, True),
+        ("u=7,i=?0", 7, False),
+        ("i=?1;x=y, u=2;a", 2, True),
+        ("u=8", 3, False),
+        ("u=-1, i=1", 3, False),
+        ("u=1, u=5", 5, False),
+        ("U=1", 3, False),
+    ],
+)
+def test_priority_fields(value, urgency, incremental):
+    assert priority(value) == (urgency, incremental)
+
+
+async def test_rst_stream_ends_the_work():
+    """The task is cancelled, the generator closed; also when both come in one read, and work has just begun."""
+    closed = []
+
+    async def endless():
+        try:
+            while True:
+                yield b"tick"
+                await asyncio.sleep(TICK)
+        finally:
+            closed.append("generator")
+
+    async def later():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closed.append("task")
+
+    def answer(request):
+        return later() if request.target == "/later" else site.Response(200, [], endless())
+
+    async with http2.serve(respond=answer) as server, peer_of(server) as peer:
+        peer.send(get(1), get(3, "/later"))
+        await peer.until(lambda frame: frame.type == FrameType.DATA)
+        peer.send(rst_stream(1, 8), rst_stream(3, 8), get(5), rst_stream(5, 8), get(7, "/later"), rst_stream(7, 8))
+        await peer.ping()
+        while server.tasks:
+            await peer.ping()
+        assert sorted(closed) == ["generator", "task", "task"] or sorted(closed) == ["generator"] * 2 + ["task"] * 2
+
+
+async def test_a_mistake_of_ours_ends_its_stream_alone(caplog):
+    async def half():
+        yield b"half"
+        raise ZeroDivisionError
+
+    def answer(request):
+        return site.Response(200, [], half()) if request.target == "/half" else 1 / 0
+
+    async with http2.serve(respond=answer) as server, peer_of(server) as peer:
+        peer.send(get(1), get(3, "/half"))
+        assert (await peer.answer(1))[0][":status"] == "500"
+        with pytest.raises(ConnectionAbortedError, match="INTERNAL_ERROR"):
+            await peer.answer(3)
+        await peer.ping()
+    assert "ZeroDivisionError" in caplog.text
+
+
+# -- Limits and time ---------------------------------------------------------------------------------
+
+
+async def ends_with(peer, code, words="") -> list[Frame]:
+    """All frames to the end of the connection: GOAWAY with this code and a text, then FIN."""
+    got = await peer.until(lambda frame: False)
+    _, found, text = parse_goaway(got[-1].payload)
+    assert (got[-1].type, found) == (FrameType.GOAWAY, code), got[-1]
+    assert words in text.decode()
+    return got
+
+
+@pytest.mark.parametrize(
+    ("greeting", "limits", "code", "words"),
+    [
+        (b"", {"head_seconds": 2 * TICK}, ErrorCode.ENHANCE_YOUR_CALM, "preface"),
+        (PREFACE[:9], {"head_seconds": 2 * TICK}, ErrorCode.ENHANCE_YOUR_CALM, "preface"),
+        (PREFACE, {"head_seconds": 2 * TICK}, ErrorCode.ENHANCE_YOUR_CALM, "in time"),
+        (GREETING + b"\0\0", {"head_seconds": 2 * TICK}, ErrorCode.ENHANCE_YOUR_CALM, "in time"),
+        (GREETING + wire(headers(flags=0)), {"head_seconds": 2 * TICK}, ErrorCode.ENHANCE_YOUR_CALM, "in time"),
+        (PREFACE + wire(settings({})), {"settings_seconds": 2 * TICK}, ErrorCode.SETTINGS_TIMEOUT, "acknowledged"),
+        (GREETING, {"idle_seconds": 2 * TICK}, ErrorCode.NO_ERROR, "nothing was asked"),
+        (b"INVALID CONNECTION PREFACE\r\n\r\n", {}, ErrorCode.PROTOCOL_ERROR, "preface"),
+        (b"\x16\x03\x01", {}, ErrorCode.PROTOCOL_ERROR, "preface"),
+        (PREFACE + wire(headers()), {}, ErrorCode.PROTOCOL_ERROR, "first frame"),
+        (PREFACE + wire(SETTINGS_ACK), {}, ErrorCode.PROTOCOL_ERROR, "first frame"),
+    ],
+)
+async def test_who_does_not_begin_or_go_on_is_told_why(greeting, limits, code, words):
+    async with http2.serve(**limits) as server, peer_of(server, greeting) as peer:
+        await ends_with(peer, code, words)
+
+
+async def test_too_many_connections_are_told_so():
+    async with http2.serve(max_connections=1) as server, peer_of(server) as peer, peer_of(server) as other:
+        await peer.ping()
+        await ends_with(other, ErrorCode.ENHANCE_YOUR_CALM, "1 connections are served already")
+        await peer.ping()
+
+
+async def test_a_body_that_does_not_come_is_answered_with_408():
+    async with http2.serve(body_seconds=2 * TICK) as server, peer_of(server) as peer:
+        peer.send(get(1, "/upload", method="POST", flags=Flag.END_HEADERS))
+        assert (await peer.answer(1))[0][":status"] == "408"
+        peer.send(get(3))
+        assert (await peer.answer(3))[0][":status"] == "200"
+
+
+async def test_a_stream_that_is_not_read_ends_after_a_while():
+    async with http2.serve(body_seconds=4 * TICK) as server, peer_of(server) as peer:
+        peer.send(get(1, "/bytes/10000000"), get(3, "/bytes/100000"))
+        got = await peer.until(lambda frame: frame.type == FrameType.RST_STREAM)
+        assert got[-1].payload[-1] == ErrorCode.CANCEL
+        await peer.until(lambda frame: frame.type == FrameType.RST_STREAM)
+        while server.tasks:
+            await peer.ping()
+
+
+async def test_too_large_a_body():
+    async with http2.serve(max_body=1000) as server, peer_of(server) as peer:
+        post = {"method": "POST", "flags": Flag.END_HEADERS}
+        peer.send(get(1, "/upload", ("content-length", "1001"), **post))
+        assert (await peer.answer(1))[0][":status"] == "413"
+        peer.send(get(3, "/upload", **post), data(3, bytes(600), flags=0), data(3, bytes(600), flags=0))
+        assert (await peer.answer(3))[0][":status"] == "413"
+        peer.send(get(5, "/upload", **post), data(5, bytes(1000)))
+        assert (await peer.answer(5))[0][":status"] == "200"
+
+
+async def test_too_many_streams_are_refused_and_the_others_served():
+    async with http2.serve(max_streams=3) as server, peer_of(server) as peer:
+        peer.send(*[get(stream, "/slow?seconds=0.3") for stream in (1, 3, 5, 7)])
+        assert rst_stream(7, ErrorCode.REFUSED_STREAM) in await peer.ping()
+        for stream in (1, 3, 5):
+            assert (await peer.answer(stream))[0][":status"] == "200"
+        peer.send(get(9))
+        assert (await peer.answer(9))[0][":status"] == "200"
+
+
+async def test_http_1_1_on_the_same_port():
+    async with http2.serve() as server:
+        for cut in (1, 3, 10):
+            async with peer_of(server, b"") as peer:
+                request = b"PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+                peer.writer.write(request[:cut])
+                await asyncio.sleep(0)
+                peer.writer.write(request[cut:])
+                assert (await peer.reader.read()).startswith(b"HTTP/1.1 405 ")
+
+
+async def test_a_client_that_has_said_all_still_gets_its_answers():
+    async with http2.serve() as server, peer_of(server) as peer:
+        peer.send(get(1), get(3, "/slow?seconds=0.1"))
+        peer.writer.write_eof()
+        got = await peer.until(lambda frame: False)
+        assert [frame.stream for frame in got if ends(frame, frame.stream)] == [1, 3]
+
+
+async def test_drain_finishes_what_is_under_way():
+    """§6.8: GOAWAY for all numbers and a PING; a request that was on its way is served; GOAWAY with the last number."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(http2.serve())
+        peer, idle = [await stack.enter_async_context(peer_of(server)) for _ in range(2)]
+        peer.send(get(1, "/slow?seconds=0.3"))
+        await peer.ping()
+        await idle.ping()
+        closing = asyncio.create_task(server.drain(10))
+        got = await peer.until(lambda frame: frame.type == FrameType.PING)
+        assert parse_goaway(got[-2].payload)[:2] == (2**31 - 1, ErrorCode.NO_ERROR)
+        peer.send(get(3), got[-1]._replace(flags=Flag.ACK))
+        got = await peer.until(lambda frame: frame.type == FrameType.GOAWAY)
+        assert parse_goaway(got[-1].payload)[:2] == (3, ErrorCode.NO_ERROR)
+        peer.send(get(5))
+        got += await peer.until(lambda frame: False)
+        assert [frame.stream for frame in got if ends(frame, frame.stream)] == [3, 1]
+        assert rst_stream(5, ErrorCode.REFUSED_STREAM) in got
+        await idle.until(lambda frame: False)  # It does not answer the PING, and is not waited for long.
+        await closing
+
+
+async def test_what_does_not_end_is_cut_when_the_drain_is_over():
+    async with contextlib.AsyncExitStack() as stack:
+        async with http2.serve(drain_seconds=2 * TICK, respond=respond) as server:
+            peer = await stack.enter_async_context(peer_of(server))
+            peer.send(get(1, "/", ("x-wait", "")), get(3, "/bytes/10000000"))
+            await peer.ping()
+        assert not server.tasks
+        assert not server.talks
+
+
+# -- Floods ------------------------------------------------------------------------------------------
+
+
+def many(make, count=3000):
+    return wire(*[make(2 * i + 1) for i in range(count)])
+
+
+FLOODS = {
+    "rapid reset, CVE-2023-44487": many(lambda i: wire(get(i), rst_stream(i, 8))),
+    "rapid reset of what takes time": many(lambda i: wire(get(i, "/slow?seconds=30"), rst_stream(i, 8))),
+    "made you reset, CVE-2025-8671: WINDOW_UPDATE of 0": many(
+        lambda i: wire(get(i, "/slow?seconds=30"), window_update(i, 0))
+    ),
+    "made you reset: DATA on a closed stream": many(lambda i: wire(get(i), data(i, b"x"))),
+    "made you reset: a malformed request": many(lambda i: get(i, "/", ("X", "y"))),
+    "made you reset: too many streams": many(lambda i: get(i, "/slow?seconds=30")),
+    "PING, CVE-2019-9512": many(lambda i: Frame(FrameType.PING, 0, 0, bytes(8))),
+    "SETTINGS, CVE-2019-9515": many(lambda i: settings({4: i})),
+    "SETTINGS that are unknown": many(lambda i: settings(dict.fromkeys(range(10 * i + 50, 10 * i + 550), 1)), 300),
+    "PRIORITY": many(lambda i: Frame(FrameType.PRIORITY, 0, i, bytes(5))),
+    "PRIORITY_UPDATE": many(lambda i: Frame(FrameType.PRIORITY_UPDATE, 0, 0, i.to_bytes(4, "big") + b"u=1")),
+    "WINDOW_UPDATE": many(lambda i: window_update(0, 1)),
+    "empty DATA, CVE-2019-9518": wire(get(1, method="POST", flags=4)) + many(lambda i: data(1, flags=0)),
+    "padding alone": wire(get(1, method="POST", flags=4)) + many(lambda i: Frame(0, 8, 1, bytes(1))),
+    "CONTINUATION, CVE-2024-27983": wire(headers(flags=1)) + many(lambda i: Frame(9, 0, 1, b"")),
+    "CONTINUATION, and much in it": wire(headers(flags=1)) + many(lambda i: Frame(9, 0, 1, bytes(16384)), 10),
+    "unknown frames": many(lambda i: Frame(0x77, 0, 0, b"?")),
+    "a bomb of HPACK, CVE-2016-6581": wire(Frame(1, 5, 1, b"\x40\1a" + integer(4000, 7) + bytes(4000)), *[
+        Frame(1, 5, 3, b"\xbe" * 16000)
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_is_told_to_calm_down_and_others_are_served(name):
+    async with http2.serve() as server, peer_of(server) as flood, peer_of(server) as other:
+        flood.writer.write(FLOODS[name])
+        other.send(get(1))
+        assert (await other.answer(1))[0][":status"] == "200"
+        await ends_with(flood, ErrorCode.ENHANCE_YOUR_CALM)
+        other.send(get(3))
+        assert (await other.answer(3))[0][":status"] == "200"
+        while server.tasks:
+            await other.ping()
+
+
+async def test_what_good_clients_do_costs_nothing():
+    """A thousand requests one after the other; a large body with two WINDOW_UPDATEs for each of its frames."""
+    async with http2.serve() as server, peer_of(server) as peer:
+        for stream in range(1, 2000, 2):
+            peer.send(get(stream))
+            await peer.answer(stream)
+            peer.send(window_update(0, 16))
+        peer.send(get(2001, "/bytes/20000000"))
+        left = 20_000_000
+        while left:
+            frame = await peer.next()
+            if frame.type == FrameType.DATA and frame.payload:
+                left -= len(frame.payload)
+                peer.send(window_update(0, len(frame.payload)), window_update(2001, len(frame.payload)))
+        await peer.ping()
+
+
+async def test_memory_stays_flat():
+    """A hundred streams of a terabyte each, that nobody reads; and a hundred bodies that nobody wants."""
+    async with http2.serve(respond=respond) as server:
+        tracemalloc.start()
+        try:
+            async with peer_of(server) as reader, peer_of(server) as writer:
+                reader.send(settings({4: 2**31 - 1}), window_update(0, 2**31 - 1 - 65535))
+                reader.send(*[get(stream, "/bytes/1000000000000") for stream in range(1, 200, 2)])
+                for stream in range(1, 200, 2):
+                    writer.send(get(stream, "/", ("x-wait", ""), method="POST", flags=Flag.END_HEADERS))
+                for stream in range(1, 33, 2):
+                    writer.send(*[data(stream, bytes(16000), flags=0)] * 16)
+                await writer.ping()
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                now, _ = tracemalloc.get_traced_memory()
+                assert now < 16_000_000, f"{now:,} bytes"
+        finally:
+            tracemalloc.stop()
+
+
+async def test_a_client_that_does_not_read_is_not_read_either():
+    """Answers pile up on TCP until the server stops to look for more requests."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    async with http2.serve(body_seconds=10 * TICK) as server, peer_of(server, sock=sock) as peer:
+        peer.writer.transport.pause_reading()
+        peer.send(settings({4: 2**31 - 1}), window_update(0, 2**31 - 1 - 65535))
+        stream = 1
+        with contextlib.suppress(ConnectionError):
+            while True:
+                peer.send(*[get(number, "/bytes/100000") for number in range(stream, stream + 20, 2)])
+                stream += 20
+                await peer.writer.drain()
+                (talk,) = server.talks or [None]
+                assert talk is None or talk.transport.get_write_buffer_size() < 300_000
