@@ -51,6 +51,8 @@ _TOOLS = (
     ("nc", "netcat-openbsd", "talk TCP by hand"),
     ("socat", "socat", "talk TCP and UDP by hand"),
     ("curl", "curl", "a foreign client"),
+    ("openssl", "openssl", "a foreign client and server for TLS"),
+    ("nghttp", "nghttp2-client", "a foreign client for HTTP/2"),
 )
 
 
