@@ -317,7 +317,7 @@ class Connection:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, GoAway):
-            words = f"the server goes away: {name_of(event.code)} {event.text.decode('latin-1')[:200]}".rstrip()
+            words = f"the server goes away: {name_of(event.code)}{f' {shown(event.text)}' if event.text else ''}"
             for stream, exchange in self._exchanges.items():
                 if stream > event.last:
                     exchange.fail(Unprocessed(words) if event.code == 0 else RemoteProtocolError(words, event.code))
@@ -366,6 +366,8 @@ def request_fields(request: Request) -> tuple[list[tuple[str, str]], int | None]
     authority, body = origin.authority, request.body
     fields = []
     for name, value in request.fields:
+        if name[:1] == ":":
+            raise LocalProtocolError(f"{name!r} is no field: it comes from the method and the URL")
         if name.lower() == "host":
             authority = value  # §8.3.1: it has another name now
         elif name.lower() == "te" and value.lower() != "trailers":

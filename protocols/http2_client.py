@@ -144,7 +144,9 @@ class ClientConnection:
     ) -> None:
         self._window, self._connection_window, self._observe = window, connection_window, observe
         self._h2 = H2Connection(
-            H2Configuration(client_side=True, validate_inbound_headers=False, normalize_inbound_headers=False)
+            H2Configuration(
+                validate_inbound_headers=False, normalize_inbound_headers=False, validate_outbound_headers=False
+            )
         )
         self._h2.local_settings = Settings(
             client=True,
@@ -209,10 +211,7 @@ class ClientConnection:
             raise LocalProtocolError(f"the server takes no more than {most} bytes of fields (RFC 9113 §6.5.2)")
         raw = [(n.encode(), v.encode()) if n[:1] == ":" else encode_field(n, v) for n, v in pairs]
         stream = 1 if self._highest < 0 else self._highest + 2
-        try:
-            self._h2.send_headers(stream, raw, end)
-        except H2Error as error:
-            raise LocalProtocolError(str(error)) from None
+        self._h2.send_headers(stream, raw, end)
         if self._observe:
             self._seen.append(pairs)
         self._highest = stream
@@ -257,6 +256,11 @@ class ClientConnection:
             self._error = RemoteProtocolError("the connection is closed")
 
     # Receiving.
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for next_event(), or for more of their frame."""
+        return self._frames.unread
 
     def receive_data(self, data: bytes, now: float) -> None:
         """What came; *now*: seconds of any clock."""

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
+import logging
+import re
+import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import hpack
+import hypothesis.strategies
 import pytest
 
+from certs import FOLDER
+from certs.channel import TlsError
 from certs.contexts import client_context, server_context
-from clients.http2 import Client
+from clients.http2 import TRIES, Client, main
 from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.http2_client import ClientConnection, Data
 from protocols.http2_frames import (
     MAX_WINDOW,
     PREFACE,
@@ -30,7 +42,9 @@ from protocols.http2_frames import (
     settings,
     window_update,
 )
-from tests.conftest import TICK
+from servers import http1
+from servers.http2 import serve
+from tests.conftest import TICK, need_tool
 from tests.http2_client_cases import ANSWER, CASES, END, ENDS, Case, data, fields, head, ping, priority
 
 SETTINGS = settings({})
@@ -129,8 +143,13 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 # -- Every rule --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["h2c", "tls"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("case", "tls"),
+    [
+        *[pytest.param(case, False, id=f"{case.name}, h2c") for case in CASES],
+        *[pytest.param(case, True, id=f"{case.name}, TLS") for case in CASES[::3]],
+    ],
+)
 async def test_rule(case: Case, tls: bool, contexts):
     """What the client does about it, on the wire and for its caller; and what becomes of the connection."""
     kind, code = case.outcome
@@ -667,7 +686,7 @@ async def test_a_refused_stream_is_asked_again():
         await peer.begin()
         peer.send(rst_stream(await peer.request(), ErrorCode.REFUSED_STREAM))
         peer.send(*answer_on(await peer.request()))
-        for _ in range(3):
+        for _ in range(TRIES):
             peer.send(rst_stream(await peer.request(), ErrorCode.REFUSED_STREAM))
         await peer.rest()
 
@@ -739,7 +758,7 @@ async def test_goaway_for_an_error_is_told():
         await peer.rest()
 
     async with server_that(behave) as url, client() as us:
-        with pytest.raises(RemoteProtocolError, match="ENHANCE_YOUR_CALM too many") as caught:
+        with pytest.raises(RemoteProtocolError, match="ENHANCE_YOUR_CALM b'too many'") as caught:
             await us.request("GET", url)
         assert caught.value.code == ErrorCode.ENHANCE_YOUR_CALM
 
@@ -866,3 +885,390 @@ async def test_pings_now_and_then_are_no_flood():
 
     async with server_that(behave) as url, client() as us:
         assert (await us.request("GET", url)).body == b"x" * 9
+
+
+# -- What is asked -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "fields", "body", "words"),
+    [
+        ("GE T", "/", [], None, "first line"),
+        ("CONNECT", "/", [], None, "target|CONNECT"),
+        ("GET", "ftp://x/", [], None, "not like"),
+        ("GET", "/", [("a b", "c")], None, "a b"),
+        ("GET", "/", [("a", "b\nc")], None, "field"),
+        ("GET", "/", [("a", "\u20ac")], None, "field"),
+        ("GET", "/", [(":path", "/x")], None, "no field"),
+        ("GET", "/", [("Connection", "close")], None, "connection"),
+        ("POST", "/", [("Transfer-Encoding", "chunked")], b"x", "transfer-encoding"),
+        ("GET", "/", [("TE", "gzip")], None, "TE"),
+        ("GET", "/", [("Content-Length", "3")], None, "there is none"),
+        ("POST", "/", [("Content-Length", "3")], b"x", "not the length"),
+        ("POST", "/", [("Content-Length", "x")], b"x", "number"),
+        ("GET", "/", [("a", "x" * 1000)], None, "no more than 900 bytes"),
+    ],
+)
+async def test_what_cannot_be_asked(method, url, fields, body, words):
+    """Nothing of it is sent, and the connection is as good as before."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin(settings({6: 900}))
+        peer.send(*answer_on(await peer.request()))
+        assert await peer.request() == 3
+        peer.send(*answer_on(3))
+        await peer.rest()
+
+    async with server_that(behave) as base, client() as us:
+        await us.request("GET", base)
+        with pytest.raises(LocalProtocolError, match=words):
+            await us.request(method, url if ":" in url else base, fields=fields, body=body)
+        assert (await us.request("GET", base)).body == b"ok"
+
+
+async def test_the_fields_of_a_request():
+    """§8.3.1: the pseudo-header fields come first; Host has become :authority; names are in lower case."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        for _ in range(2):
+            frame = await peer.until(FrameType.HEADERS)
+            found.append(decoder.decode(frame.payload))
+            peer.send(*answer_on(frame.stream))
+        await peer.rest()
+
+    found, decoder = [], hpack.Decoder()
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url + "a?b=c", fields=[("Host", "server.lab"), ("X-Y", " z "), ("Priority", "u=1, i")])
+        await us.request("POST", url, fields=[("te", "trailers")], body=b"")
+        assert found[0] == [
+            (":method", "GET"), (":scheme", "http"), (":authority", "server.lab"), (":path", "/a?b=c"),
+            ("x-y", "z"), ("priority", "u=1, i"),
+        ]  # fmt: skip
+        assert found[1][2:] == [
+            (":authority", url.split("/")[2]), (":path", "/"), ("te", "trailers"), ("content-length", "0")
+        ]  # fmt: skip
+
+
+# -- The core, byte by byte --------------------------------------------------------------------------
+
+
+def events_of(case: Case, step: int) -> tuple[list, list[Frame], str]:
+    """What the core makes of a case whose bytes arrive so many at a time: events, what it sends, its error."""
+    core, decoder = ClientConnection(), Decoder()
+    core.send_request([(":method", case.method), (":scheme", "http"), (":authority", "x"), (":path", "/")], True)
+    raw = b"".join(one if isinstance(one, bytes) else encode(one) for one in [case.first or b"", *case.frames])
+    events, words = [], ""
+    try:
+        for at in range(0, len(raw), step):
+            core.receive_data(raw[at : at + step], 0)
+            while event := core.next_event():
+                events.append(event)
+    except RemoteProtocolError as error:
+        words = re.sub("0x[0-9a-f]+", "", str(error))  # an address
+    decoder.receive_data(core.data_to_send().removeprefix(PREFACE))
+    sent = [one._replace(payload=one.payload[:8]) for one in decoder.frames()]  # without the words
+    return events, sent, words
+
+
+@pytest.mark.parametrize("step", [1, 2, 10])
+def test_every_split(step):
+    for case in CASES:
+        if sum(len(frame) if isinstance(frame, bytes) else len(frame.payload) for frame in case.frames) < 5000:
+            assert events_of(case, step) == events_of(case, 1 << 30), case.name
+
+
+FRAMES = hypothesis.strategies.builds(
+    Frame,
+    hypothesis.strategies.integers(0, 11),
+    hypothesis.strategies.sampled_from([0, 1, 4, 5, 8, 13, 32, 255]),
+    hypothesis.strategies.sampled_from([0, 1, 1, 1, 3, 5, 2]),
+    hypothesis.strategies.one_of(
+        hypothesis.strategies.binary(max_size=20),
+        hypothesis.strategies.sampled_from(
+            [head().payload, b"\x88", b"\0\0\0\x01", bytes(8), bytes(6), b"\0\4\0\0\0\0"]
+        ),
+    ),
+)
+
+
+@hypothesis.given(hypothesis.strategies.lists(FRAMES, max_size=20))
+def test_garbage(frames):
+    """Whatever comes, it is an event or RemoteProtocolError, with one GOAWAY."""
+    core = ClientConnection(observe=lambda *_: None)
+    fields = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/")]
+    first, second = core.send_request(fields, True), core.send_request(fields, False)
+    core.data_to_send()
+    core.receive_data(b"".join(map(encode, [SETTINGS, *frames])), 0)
+    with contextlib.suppress(RemoteProtocolError):
+        while event := core.next_event():
+            if isinstance(event, Data):
+                core.consumed(event.stream, len(event.data))
+            if core.window(second) > 0:
+                core.send_data(second, b"x")
+    core.reset(first)
+    core.close()
+    decoder = Decoder(1 << 20)
+    decoder.receive_data(core.data_to_send())
+    assert [frame.type for frame in decoder.frames()].count(FrameType.GOAWAY) == 1
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_ends_after_a_thousand_frames(name):
+    core = ClientConnection()
+    fields = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/")]
+    assert [core.send_request(fields, True), core.send_request(fields, True)] == [1, 3]
+    core.receive_data(b"".join(map(encode, [SETTINGS, rst_stream(3, 8), head(), *[FLOODS[name]] * 2000])), 1000)
+    with contextlib.suppress(RemoteProtocolError):
+        while core.next_event():
+            pass
+    assert 900 * len(encode(FLOODS[name])) < core.unread < 1100 * len(encode(FLOODS[name]))
+
+
+# -- Servers that others wrote, and ours -------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def listening(*command: str, port: int):
+    """A program, as soon as it listens."""
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                except ConnectionRefusedError:
+                    assert process.returncode is None
+                    await asyncio.sleep(TICK / 5)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["h2c", "tls"])
+async def test_nghttpd(tls, tmp_path, contexts):
+    """Twenty streams at once where it allows two; trailers, an upload; 100 MB in pieces no larger than the window."""
+    need_tool("nghttpd")
+    (tmp_path / "file").write_bytes(b"a file " * 10_000)
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(100_000_000)
+    port = free_port()
+    keys = [str(FOLDER / "server.key"), str(FOLDER / "server.pem")] if tls else ["--no-tls"]
+    options = ["-m", "2", "--trailer", "checksum: 1", "-d", str(tmp_path), str(port)]
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+    async with listening("nghttpd", *options, *keys, port=port), client(ssl=contexts[1]) as us:
+        answers = await asyncio.gather(*(us.request("GET", f"{url}/file") for _ in range(20)))
+        assert {answer.body for answer in answers} == {b"a file " * 10_000}
+        assert answers[0].trailers == [("checksum", "1")]
+        assert (await us.request("HEAD", f"{url}/file")).fields["content-length"] == "70000"
+        assert (await us.request("GET", f"{url}/none")).status == 404
+        assert (await us.request("POST", f"{url}/file", body=bytes(1_000_000))).status == 200
+        if not tls:
+            async with us.stream("GET", f"{url}/large") as answer:
+                sizes = [len(piece) async for piece in answer.body]
+            assert sum(sizes) == 100_000_000
+            assert max(sizes) <= 1 << 18
+    assert len(us._connections) == 1
+
+
+NGINX = """
+daemon off; master_process off; pid {path}/pid; error_log {path}/error.log;
+events {{ }}
+http {{
+  access_log off; client_max_body_size 100k; gzip on; gzip_types *; gzip_min_length 1; keepalive_requests 5;
+  client_body_temp_path {path}/1; proxy_temp_path {path}/2; fastcgi_temp_path {path}/3; uwsgi_temp_path {path}/4;
+  scgi_temp_path {path}/5; http2_max_concurrent_streams 3;
+  server {{
+    listen 127.0.0.1:{port} ssl http2; root {path};
+    ssl_certificate {keys}/server.pem; ssl_certificate_key {keys}/server.key;
+    location = /moved {{ return 301 /file; }}
+  }}
+}}
+"""
+
+
+async def test_nginx(tmp_path, contexts):
+    """It ends each connection after five requests, with GOAWAY, and refuses a large upload before its end."""
+    need_tool("nginx")
+    port = free_port()
+    (tmp_path / "file").write_bytes(b"a file " * 10_000)
+    (tmp_path / "conf").write_text(NGINX.format(path=tmp_path, port=port, keys=FOLDER))
+    command = ["nginx", "-p", str(tmp_path), "-c", str(tmp_path / "conf"), "-e", str(tmp_path / "error.log")]
+    url = f"https://127.0.0.1:{port}"
+    async with listening(*command, port=port), client(ssl=contexts[1]) as us:
+        answers = await asyncio.gather(*(us.request("GET", f"{url}/file") for _ in range(20)))
+        assert {answer.body for answer in answers} == {b"a file " * 10_000}
+        packed = await us.request("GET", f"{url}/file", gzip=True)
+        assert (packed.fields["content-encoding"], packed.body) == ("gzip", b"a file " * 10_000)
+        moved = await us.request("GET", f"{url}/moved")
+        assert (moved.status, moved.url) == (200, f"{url}/file")
+        assert (await us.request("POST", f"{url}/file", body=bytes(1_000_000))).status == 413
+        assert (await us.request("GET", f"{url}/file", fields=[("Range", "bytes=0-5")])).body == b"a file"
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["h2c", "tls"])
+async def test_our_server(tls, contexts):
+    server, ours = contexts if tls else (None, None)
+    async with serve(ssl=server) as ready, client(ssl=ours) as us:
+        url = "{}://{}:{}".format("https" if tls else "http", *ready.address)
+        answers = await asyncio.gather(*(us.request("GET", f"{url}/bytes/{n * 1000}") for n in range(100)))
+        assert [len(answer.body) for answer in answers] == [n * 1000 for n in range(100)]
+        body = bytes(range(256)) * (20_000_000 // 256)
+        uploaded = json.loads((await us.request("PUT", f"{url}/upload", body=body, expect=True)).body)
+        assert uploaded == {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        assert (await us.request("GET", f"{url}/redirect?n=3")).status == 200
+        assert (await us.request("GET", f"{url}/text", gzip=True)).body == (await us.request("GET", f"{url}/text")).body
+        assert [(await us.request("GET", f"{url}/status/{code}")).status for code in (204, 304, 404)] == [204, 304, 404]
+        with pytest.raises(RemoteProtocolError, match="redirects"):
+            await us.request("GET", f"{url}/redirect?n=11")
+    assert len(us._connections) == 1
+
+
+async def test_a_stalled_reader_takes_no_memory(contexts):
+    """A gigabyte is offered on each of ten streams, and nobody reads: ten windows come, and the others go on."""
+    async with serve() as ready, client(window=100_000) as us, contextlib.AsyncExitStack() as stack:
+        url = "http://{}:{}".format(*ready.address)
+        for _ in range(10):
+            await stack.enter_async_context(us.stream("GET", f"{url}/bytes/1000000000"))
+        assert len((await us.request("GET", f"{url}/bytes/5000000")).body) == 5_000_000
+        (connection,) = us._connections
+        waiting = [len(exchange.unread) for exchange in connection._exchanges.values()]
+        assert waiting == [100_000] * 10
+
+
+async def test_limits_of_answers():
+    async with serve() as ready, client(max_answer=1000, max_redirects=0) as us:
+        url = "http://{}:{}".format(*ready.address)
+        assert (await us.request("GET", f"{url}/redirect")).status == 302
+        assert len((await us.request("GET", f"{url}/bytes/1000")).body) == 1000
+        with pytest.raises(RemoteProtocolError, match="more than 1000 bytes"):
+            await us.request("GET", f"{url}/bytes/1001")
+        assert (await us.request("GET", url)).status == 200
+
+
+# -- TLS ---------------------------------------------------------------------------------------------
+
+
+async def test_a_server_without_http2(contexts):
+    """§3.2: TLS without ALPN is not HTTP/2; and our servers say so in the handshake."""
+
+    async def behave(peer: Peer) -> None:
+        assert await peer.frame() is None
+
+    silent = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    silent.load_cert_chain(FOLDER / "server.pem", FOLDER / "server.key")
+    async with server_that(behave, silent) as url, client(ssl=contexts[1]) as us:
+        with pytest.raises(RemoteProtocolError, match="does not speak HTTP/2: ALPN chose nothing"):
+            await us.request("GET", url)
+    async with http1.serve(ssl=server_context(alpn=["http/1.1"])) as ready, client(ssl=contexts[1]) as us:
+        with pytest.raises(TlsError) as caught:
+            await us.request("GET", "https://{}:{}".format(*ready.address))
+        assert caught.value.alert == 120  # no_application_protocol, RFC 7301 §3.2
+    async with http1.serve() as ready, client() as us:
+        with pytest.raises(RemoteProtocolError, match="perhaps this is no HTTP/2"):
+            await us.request("GET", "http://{}:{}".format(*ready.address))
+
+
+async def test_a_server_that_is_not_trusted():
+    async with serve(ssl=server_context("self-signed", alpn=["h2"])) as ready, client(ssl=client_context()) as us:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await us.request("GET", "https://{}:{}".format(*ready.address))
+
+
+# -- The program -------------------------------------------------------------------------------------
+
+
+def program(*arguments: str):
+    command = [sys.executable, "-m", "clients.http2", *arguments]
+    return asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+async def test_the_program_shows_what_is_on_the_wire():
+    async def behave(peer: Peer) -> None:
+        await peer.begin(settings({3: 100}))
+        await peer.until(FrameType.SETTINGS, Flag.ACK)
+        for stream in (1, 3):
+            peer.send(Frame(FrameType.HEADERS, ENDS, stream, b"\x88\x40\x01a\x01b" if stream == 1 else b"\x88\xbe"))
+            peer.send(data(b"hello", stream=stream))
+        assert parse_goaway((await peer.rest())[-1].payload) == (0, 0, b"")
+
+    async with server_that(behave) as url:
+        process = await program("--n", "2", "-H", "X: some words", url)
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    port = url.split(":")[2].rstrip("/")
+    assert out.decode().splitlines() == [
+        f"= connected to 127.0.0.1 port {port}",
+        "> SETTINGS stream 0, 30 bytes: HEADER_TABLE_SIZE 4096, ENABLE_PUSH 0, INITIAL_WINDOW_SIZE 262144, "
+        "MAX_FRAME_SIZE 16384, MAX_HEADER_LIST_SIZE 65536",
+        "> WINDOW_UPDATE stream 0, 4 bytes: +16711681",
+        "> HEADERS stream 1, 27 bytes, END_STREAM END_HEADERS: 63 bytes of fields in 27",
+        ">     :method: GET",
+        ">     :scheme: http",
+        f">     :authority: 127.0.0.1:{port}",
+        ">     :path: /",
+        ">     x: some words",
+        "> HEADERS stream 3, 5 bytes, END_STREAM END_HEADERS: 63 bytes of fields in 5",
+        ">     :method: GET",
+        ">     :scheme: http",
+        f">     :authority: 127.0.0.1:{port}",
+        ">     :path: /",
+        ">     x: some words",
+        "< SETTINGS stream 0, 6 bytes: MAX_CONCURRENT_STREAMS 100",
+        "> SETTINGS stream 0, 0 bytes, ACK",
+        "< HEADERS stream 1, 6 bytes, END_HEADERS: 12 bytes of fields in 6",
+        "<     :status: 200",
+        "<     a: b",
+        "< DATA stream 1, 5 bytes, END_STREAM: b'hello'",
+        "< HEADERS stream 3, 2 bytes, END_HEADERS: 12 bytes of fields in 2",
+        "<     :status: 200",
+        "<     a: b",
+        "< DATA stream 3, 5 bytes, END_STREAM: b'hello'",
+        "> GOAWAY stream 0, 8 bytes: last stream 0, NO_ERROR",
+        "= closed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frames", "arguments", "code", "words"),
+    [
+        (ANSWER, ["{}"], 0, "< DATA stream 1, 2 bytes, END_STREAM: b'ok'"),
+        ([head(status="404", flags=ENDS | END)], ["{}"], 1, "<     :status: 404"),
+        ([rst_stream(1, ErrorCode.INTERNAL_ERROR)], ["{}"], 1, "! the server has reset the stream: INTERNAL_ERROR"),
+        ([goaway(0, 0, b"\x1b]0;mine\x07")], ["{}"], 1, "goes away"),
+        ([head(("x", "\x9d")), data(b"\x1b[31m")], ["{}"], 0, r"<     x: \x9d"),
+        ([ping(b"\xff" * 7)], ["{}"], 1, "FRAME_SIZE_ERROR"),
+        ([], ["--timeout", str(2 * TICK), "{}"], 1, "No answer from {}: nothing for 0.1 s."),
+        ([], ["http://127.0.0.1:1/"], 2, "Connection refused. Is `make http2-server` running?"),
+        ([], ["-X", "GE T", "{}"], 2, "Not sent: "),
+        ([], ["ftp://x/"], 2, "Not sent: 'ftp://x/' is not like http://host:port/path."),
+        ([], ["--n", "0", "{}"], 2, "0 is not"),
+    ],
+)
+async def test_exit_codes(frames, arguments, code, words, monkeypatch, caplog, capsys):
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        peer.send(*frames)
+        await peer.rest()
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(logging, "raiseExceptions", True)  # main() changes it
+    async with server_that(behave) as url:
+        monkeypatch.setattr(sys, "argv", ["clients.http2", *(argument.format(url) for argument in arguments)])
+        try:
+            assert await asyncio.to_thread(main) == code
+        except SystemExit:  # argparse's way of saying 2
+            assert code == 2
+    said = caplog.text + "".join(capsys.readouterr())
+    assert words.format(url) in said.replace(f"{2 * TICK:g} s", "0.1 s")
+    assert not re.search(r"[\x1b\x9b\x9d\x07]", said)
