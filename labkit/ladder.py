@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from labkit import console
+from labkit.inside import Reader
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 
 _FLAGS = ((SYN, "SYN"), (FIN, "FIN"), (RST, "RST"), (PSH, "PSH"), (ACK, "ACK"))
@@ -75,6 +76,8 @@ class _Connections:
     highest: dict[_Way, int] = field(default_factory=dict)
     numbers: dict[frozenset[tuple[str, int]], int] = field(default_factory=dict)
     kinds: set[tuple[str, ...]] = field(default_factory=set)  # of packets: who to whom, flags and length
+    readers: dict[frozenset[tuple[str, int]], Reader] = field(default_factory=dict)
+    clients: dict[frozenset[tuple[str, int]], _Way] = field(default_factory=dict)  # the direction that spoke first
 
 
 def rungs(packets: Iterable[Seen]) -> list[Rung]:
@@ -120,6 +123,8 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
         words.append(f"ack {(p.ack - known.first[there]) % (1 << 32)}")
     if size:
         words.append(f"len {size}")
+        client = known.clients.setdefault(_ends(p), here)
+        words += known.readers.setdefault(_ends(p), Reader()).words(here == client, seq, p.payload)
     if p.window == 0 and not p.flags & RST:
         words.append("win 0")
         weight = max(weight, 2)
