@@ -167,7 +167,7 @@ async def same_headers(net: Network) -> None:
 
 @experiment(
     title="Guessing a cookie",
-    question="A script chooses the paths a browser asks for. Which packing tells an onlooker the cookie, by its lengths?",
+    question="A script chooses the paths a browser asks for. Which packing tells an onlooker the cookie, by lengths?",
     choices=("DEFLATE's", "HPACK's", "neither: it is inside TLS"),
     answer="DEFLATE's",
 )
@@ -286,7 +286,7 @@ async def window_size(net: Network) -> None:
     65,535 bytes per round trip, however fast the link is. That is 1.6 MB/s at 40 ms, and a fifth of it at 200. The
     window has to be as large as bandwidth times round trip, or it is HTTP/2 that is slow, and not the network. TCP has
     learnt that (lab 01: it scales its window, and lets it grow); HTTP/2's stays as it is set, and browsers open it to
-    some megabytes at once. That is no gift: a window is what a receiver promises to have room for. (RFC 9113 §5.2.1,
+    some megabytes at once. That is no gift: a window is what a receiver promises to have room for. (RFC 9113 §5.2.3,
     §6.9.2; RFC 7323 §2)
     """
     size = 6 * 65535
