@@ -89,6 +89,8 @@ class Client:
         self._timeout, self._idle_seconds, self._expect_seconds, self._tls = timeout, idle_seconds, expect_seconds, ssl
         self._max_answer, self._max_redirects, self._window = max_answer, max_redirects, window
         self._most = max_connections
+        if ssl:
+            ssl.set_alpn_protocols(["h2"])
         self._connections: list[Connection] = []
         self._opening: WeakValueDictionary[Origin, asyncio.Lock] = WeakValueDictionary()  # while somebody waits
         self._closed = False

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import logging
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable
 
 from certs.contexts import client_context
-from clients.http1_connection import Origin, Request, split
+from clients.http1_connection import TURN, Origin, Request, split
 from clients.http1_connection import _one as one
 from clients.http1_connection import _shown as shown
 from clients.tls_stream import Stream, connect
@@ -75,6 +77,12 @@ class Exchange:
                     raise
 
 
+@functools.cache
+def context() -> ssl.SSLContext:
+    """Trusts whom this machine trusts."""
+    return client_context(trust=None, alpn=["h2"])
+
+
 class Connection:
     """One TCP connection, with or without TLS."""
 
@@ -94,7 +102,7 @@ class Connection:
         self._line = asyncio.Lock()  # for those who want a stream: first come, first served
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._ended = self._is_mute = False
+        self._ended = self._is_mute = self._is_lingering = False
         self._flush()
         self._receiver = asyncio.create_task(self._receive())
         self._rest()
@@ -106,9 +114,8 @@ class Connection:
         writer: asyncio.StreamWriter | Stream
         try:
             if origin.scheme == "https":
-                tls = tls or client_context(trust=None)
-                tls.set_alpn_protocols(["h2"])
-                reader = writer = stream = await connect(origin.host, origin.port, context=tls, timeout=None)
+                stream = await connect(origin.host, origin.port, context=tls or context(), timeout=None)
+                reader = writer = stream
                 chosen = stream.channel.object.selected_alpn_protocol()
                 if chosen != "h2":
                     stream.close()
@@ -135,6 +142,8 @@ class Connection:
 
     async def close(self) -> None:
         """End it, and all that is under way on it."""
+        if self._is_lingering:
+            await asyncio.wait([self._receiver])  # It knows when it is enough.
         self._end(RemoteProtocolError("the client was closed"))
         self._receiver.cancel()
         await asyncio.wait([self._receiver])
@@ -288,14 +297,19 @@ class Connection:
             while data := await self._reader.read(READ):
                 self._heard, self._heard_at = self._heard + len(data), self._now()
                 self._http.receive_data(data, self._heard_at)
-                while event := self._http.next_event():
+                for count in itertools.count(1):
+                    event = self._http.next_event()
+                    if event is None:
+                        break
                     self._handle(event)
+                    if count % TURN == 0:
+                        await asyncio.sleep(0)
                 self._flush()
                 self._tell_all()
                 if self._writer.transport.get_write_buffer_size() > UNSENT:
                     self._http.close(ErrorCode.ENHANCE_YOUR_CALM)
                     raise RemoteProtocolError("the server sends and does not read")
-                await asyncio.sleep(0)  # As long as something is here already, nothing above lets others run.
+                await asyncio.sleep(0)  # As long as something is here already, nothing else lets others run.
         except RemoteProtocolError as broken:
             error = broken
             log.info("! %s", error)
@@ -309,6 +323,7 @@ class Connection:
     async def _linger(self) -> None:
         """Say why, then wait until the server has seen it: closed with bytes unread, TCP would reset it away."""
         self._flush()
+        self._is_lingering = True
         with contextlib.suppress(OSError):  # TimeoutError is one
             async with asyncio.timeout(LINGER):
                 self._writer.write_eof()

@@ -119,6 +119,16 @@ class Stream:
         self.length: int | None = None  # as Content-Length has it
         self.arrived = self.read = 0  # bytes of the body; those that are read and not told to the server yet
 
+    def count(self, size: int, end: bool) -> None:
+        """So much more of the body has come. RemoteProtocolError: malformed."""
+        self.arrived += size
+        if not self.status:
+            raise malformed("DATA before the answer has begun (§8.1)")
+        if size and (self.method == "HEAD" or self.status in (204, 304)):
+            raise malformed("a body where there can be none (RFC 9110 §6.4.1)")
+        if self.length is not None and (self.arrived > self.length or (end and self.arrived < self.length)):
+            raise malformed(f"Content-Length is {self.length}, and {self.arrived} bytes came (§8.1.1)")
+
 
 class Block(NamedTuple):
     """A field block that arrives in pieces."""
@@ -298,7 +308,7 @@ class ClientConnection:
             self._has_settings = True
         if self._block and (kind != FrameType.CONTINUATION or stream != self._block.stream):
             raise broken("a field block is not followed by its CONTINUATION (RFC 9113 §6.10)")
-        if kind not in RULES or kind not in HANDLERS:  # §5.5: an extension that we do not know
+        if kind not in HANDLERS:  # §5.5: an extension that we do not know
             self._charge()
             return
         where, fits = RULES[kind]
@@ -317,15 +327,12 @@ class ClientConnection:
         if one is None:
             self._ignore(size)
             return
-        if not one.status:
-            return self._malformed(frame, "malformed: DATA before the answer has begun (§8.1)", size)
-        one.arrived += len(data)
-        if one.method == "HEAD" or one.status in (204, 304):
-            if data:
-                return self._malformed(frame, "malformed: a body where there can be none (RFC 9110 §6.4.1)", size)
-        elif one.length is not None and (one.arrived > one.length or (end and one.arrived < one.length)):
-            words = f"malformed: Content-Length is {one.length}, and {one.arrived} bytes came (§8.1.1)"
-            return self._malformed(frame, words, size)
+        try:
+            one.count(len(data), end)
+        except RemoteProtocolError as error:
+            self._ignore(size)
+            self._malformed(frame, str(error))
+            return
         self._tell(frame)  # h2 looks whether the windows allow it.
         self._arrive(size)
         if data:
@@ -337,7 +344,6 @@ class ClientConnection:
             self._end(frame.stream, [])
         elif size > len(data):
             self.consumed(frame.stream, size - len(data))  # Nobody will read the padding.
-        return None
 
     def _headers(self, frame: Frame) -> None:
         data = content(frame)
@@ -379,7 +385,7 @@ class ClientConnection:
         if one.status:
             if status or not end:
                 raise malformed("trailers with a status, or without END_STREAM (§8.1)")
-            self._whole(one)
+            one.count(0, True)
             self._tell(told)
             self._end(stream, pairs)
             return
@@ -393,22 +399,17 @@ class ClientConnection:
             one.status = status
             if one.method != "HEAD" and status not in (204, 304):
                 one.length = content_length(fields)
-            if end:
-                self._whole(one)
+            one.count(0, end)
         self._tell(told._replace(payload=PACKED_STATUS + b"%d" % status))
         self._events.append(Response(stream, status, fields, pairs))
         if end:
             self._end(stream, [])
 
-    def _whole(self, one: Stream) -> None:
-        if one.length is not None and one.arrived != one.length:
-            raise malformed(f"Content-Length is {one.length}, and {one.arrived} bytes came (§8.1.1)")
-
     def _priority(self, frame: Frame) -> None:
         """§5.3.2: nobody here would know what to do with it."""
         self._charge()
         if len(frame.payload) != 5:
-            self._malformed(frame, "PRIORITY has five bytes (RFC 9113 §6.3)", 0, ErrorCode.FRAME_SIZE_ERROR)
+            self._malformed(frame, "PRIORITY has five bytes (RFC 9113 §6.3)", ErrorCode.FRAME_SIZE_ERROR)
         elif int.from_bytes(frame.payload[:4], "big") & MAX_WINDOW == frame.stream and frame.stream in self._streams:
             self._malformed(frame, "a stream that depends on itself (RFC 7540 §5.3.1)")
 
@@ -435,6 +436,7 @@ class ClientConnection:
                 raise broken(f"a setting {code} of {value} (RFC 9113 §6.5.2)", error.error_code) from None
             if code in KNOWN_SETTINGS:
                 known[code] = min(value, TABLE) if code == SettingCodes.HEADER_TABLE_SIZE else value
+        _ = self._h2.open_outbound_streams  # Now it forgets those that have ended: a window's size is no error there.
         if not frame.flags & Flag.ACK:  # It can only be for the one frame that we have sent.
             self._tell(settings(known))
 
@@ -462,12 +464,13 @@ class ClientConnection:
         if increment == 0:
             self._malformed(frame, "a window that is opened by 0 (RFC 9113 §6.9)")
         elif frame.stream and self._h2.streams[frame.stream].outbound_flow_control_window + increment > MAX_WINDOW:
-            self._malformed(frame, "a window of more than 2^31-1 (RFC 9113 §6.9.1)", 0, ErrorCode.FLOW_CONTROL_ERROR)
+            self._malformed(frame, "a window of more than 2^31-1 (RFC 9113 §6.9.1)", ErrorCode.FLOW_CONTROL_ERROR)
         else:
             self._tell(window_update(frame.stream, increment))
 
-    def _push_promise(self, frame: Frame) -> None:
-        raise broken("a push, and we have told that we take none (RFC 9113 §6.6)")
+    def _refuse(self, frame: Frame) -> None:
+        """A push, though we have told that we take none (§6.6), or what only clients may send (RFC 9218 §7.1)."""
+        raise broken(f"{frame}: not from a server, not to us (RFC 9113 §6.6, RFC 9218 §7.1)")
 
     # What several frames have in common.
 
@@ -477,13 +480,12 @@ class ClientConnection:
         if one is None and self._closed.get(frame.stream):
             raise broken(f"{frame}: after the end of the stream (RFC 9113 §5.1)", ErrorCode.STREAM_CLOSED)
         if one and one.ended:  # half-closed: while our request is still being sent
-            self._malformed(frame, "more after END_STREAM (RFC 9113 §5.1)", 0, ErrorCode.STREAM_CLOSED)
+            self._malformed(frame, "more after END_STREAM (RFC 9113 §5.1)", ErrorCode.STREAM_CLOSED)
             return None
         return one
 
-    def _malformed(self, frame: Frame, reason: str, size: int = 0, code: int = ErrorCode.PROTOCOL_ERROR) -> None:
+    def _malformed(self, frame: Frame, reason: str, code: int = ErrorCode.PROTOCOL_ERROR) -> None:
         """A stream error (§5.4.2): this stream ends, and the others go on."""
-        self._ignore(size)
         self.reset(frame.stream, code)
         self._events.append(Reset(frame.stream, code, reason, False))
 
@@ -554,11 +556,12 @@ HANDLERS: Mapping[int, Callable[[ClientConnection, Frame], None]] = {
     FrameType.PRIORITY: ClientConnection._priority,
     FrameType.RST_STREAM: ClientConnection._rst_stream,
     FrameType.SETTINGS: ClientConnection._settings,
-    FrameType.PUSH_PROMISE: ClientConnection._push_promise,
+    FrameType.PUSH_PROMISE: ClientConnection._refuse,
     FrameType.PING: ClientConnection._ping,
     FrameType.GOAWAY: ClientConnection._goaway,
     FrameType.WINDOW_UPDATE: ClientConnection._window_update,
     FrameType.CONTINUATION: ClientConnection._continuation,
+    FrameType.PRIORITY_UPDATE: ClientConnection._refuse,
 }
 
 

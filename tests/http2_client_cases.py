@@ -257,6 +257,7 @@ CASES = [
     ], OK),
     Case("a push", "6.6, 8.4", [Frame(T.PUSH_PROMISE, ENDS, 1, b"\0\0\0\x02" + block((":method", "GET")))], GOAWAY(PROTOCOL)),
     Case("a push on the connection", "6.6", [Frame(T.PUSH_PROMISE, ENDS, 0, b"\0\0\0\x02")], GOAWAY(PROTOCOL)),
+    Case("PRIORITY_UPDATE", "9218 7.1", [Frame(T.PRIORITY_UPDATE, 0, 0, b"\0\0\0\x01u=1")], GOAWAY(PROTOCOL)),
     Case("PING, and its answer", "6.7", [ping(), ping(b"87654321", Flag.ACK), *ANSWER], OK),
     Case("PING, too short", "6.7", [ping(bytes(7))], GOAWAY(SIZE)),
     Case("PING, too long", "6.7", [ping(bytes(9))], GOAWAY(SIZE)),

@@ -22,6 +22,7 @@ from certs import FOLDER
 from certs.channel import TlsError
 from certs.contexts import client_context, server_context
 from clients.http2 import TRIES, Client, main
+from clients.http2_connection import WireLog
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2_client import ClientConnection, Data
 from protocols.http2_frames import (
@@ -995,7 +996,7 @@ FRAMES = hypothesis.strategies.builds(
 @hypothesis.given(hypothesis.strategies.lists(FRAMES, max_size=20))
 def test_garbage(frames):
     """Whatever comes, it is an event or RemoteProtocolError, with one GOAWAY."""
-    core = ClientConnection(observe=lambda *_: None)
+    core = ClientConnection(observe=WireLog())
     fields = [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/")]
     first, second = core.send_request(fields, True), core.send_request(fields, False)
     core.data_to_send()
