@@ -30,11 +30,12 @@ OPENSSL_DIFFERS = {
     "a leaf in the last second of its validity": "it takes notAfter itself for gone",
     "a leaf with the common name server.lab, and no subjectAltName": "it falls back to the common name",
     "an intermediate with critical policy constraints": "it handles them, but only with -policy_check",
-    "*.lab beside server.lab, and secret.lab is excluded": "it compares names with subtrees as text (CVE-2025-61727)",
+    "*.www.lab beside server.lab, and secret.www.lab is excluded": "it compares text with text",
 }
 # Chains that cryptography refuses, and the check calls good. There is none the other way round.
 CRYPTOGRAPHY_DIFFERS = {
     "a leaf with an empty subject, its names and its purpose critical": "its profile wants a purpose not critical",
+    "a leaf that has nothing but its names: no key usage, no purposes, no key identifiers": "it wants the last",
     "an intermediate without a key usage": "its profile wants every authority to have one",
     "a root with path length 1 and an intermediate that has certified its own new key": "it counts it",
 }
@@ -53,12 +54,12 @@ def verdict(case) -> str:
     return ""
 
 
-def ask_openssl(case, folder) -> str:
+def ask_openssl(case, folder, *options: str) -> str:
     """What `openssl verify` says: its first error, or OK; by the very line that the check shows to a learner."""
     (folder / "chain.pem").write_bytes(check.pem(case.chain))
     (folder / "roots.pem").write_bytes(check.pem(case.trusted))
     line = check.openssl_line(case, folder / "chain.pem", folder / "roots.pem")
-    done = subprocess.run(shlex.split(line), capture_output=True, text=True)
+    done = subprocess.run([*shlex.split(line)[:2], *options, *shlex.split(line)[2:]], capture_output=True, text=True)
     errors = [text.partition("lookup: ")[2] for text in done.stderr.splitlines() if text.startswith("error ")]
     assert (done.returncode == 0) == (not errors), done.stderr
     return errors[0] if errors else "OK"
@@ -105,6 +106,13 @@ def test_openssl_says_what_the_check_says_it_does(openssl):
     assert differs == OPENSSL_DIFFERS.keys()
 
 
+def test_openssl_acts_on_policies_when_it_is_told_to(tmp_path):
+    need_tool("openssl")
+    (case,) = [case for case in all_cases() if "policy constraints" in case.what]
+    assert ask_openssl(case, tmp_path) == "OK"
+    assert ask_openssl(case, tmp_path, "-policy_check") == "no explicit policy"
+
+
 def test_cryptography_decides_alike():
     differs = {case.what for case in all_cases() if ask_cryptography(case) != (not case.wanted)}
     assert differs == CRYPTOGRAPHY_DIFFERS.keys()
@@ -143,7 +151,8 @@ def random_case(chance: random.Random):
         is_ca = seldom(False, True)
         path.append(check.make(
             name, path[-1] if path else None, ca=is_ca, may_sign=seldom(False, True),
-            path_length=chance.choice([None, None, None, 0, 1, 2]) if is_ca else None, constraints=seldom(limits, None, 3),
+            path_length=chance.choice([None, None, None, 0, 1, 2]) if is_ca else None,
+            constraints=seldom(limits, None, 3),
             purposes=seldom([check.EMAIL], chance.choice([None, [check.SERVER_AUTH]])),
             signed_with=seldom(stranger.key if path else None), **dates(),
         ))  # fmt: skip
@@ -159,13 +168,13 @@ def random_case(chance: random.Random):
 
 def test_on_random_chains_all_three_agree(openssl):
     """Faults come alone and together: whether there is one is what they must agree on."""
-    cases = [random_case(random.Random(number)) for number in range(200)]
+    cases = [random_case(random.Random(number)) for number in range(120)]
     good = 0
     for number, (case, theirs) in enumerate(zip(cases, openssl(cases), strict=True)):
         mine = verdict(case)
         assert (mine == "") == (theirs == "OK") == ask_cryptography(case), (number, mine, theirs)
         good += mine == ""
-    assert 40 < good < 160, good
+    assert 30 < good < 90, good
 
 
 def test_openssl_differs_on_some_names(openssl):
@@ -184,7 +193,7 @@ def test_openssl_differs_on_some_names(openssl):
 def test_on_random_names_openssl_agrees(openssl):
     chance = random.Random(9525)
     pairs = []
-    for _ in range(100):
+    for _ in range(60):
         host = [chance.choice(["a", "b", "www", "xn--a"]) for _ in range(chance.randint(3, 4))]
         presented = list(host)
         for _ in range(chance.choice([0, 0, 1, 2])):
@@ -194,7 +203,7 @@ def test_on_random_names_openssl_agrees(openssl):
     root = check.root()
     cases = [check.Case("", (check.leaf(root, presented), root), "", host=host) for presented, host in pairs]
     mine = [solution.matches(*pair) for pair in pairs]
-    assert 20 < sum(mine) < 80
+    assert 10 < sum(mine) < 50
     for pair, ours, theirs in zip(pairs, mine, openssl(cases), strict=True):
         assert ours == (theirs == "OK"), pair
 

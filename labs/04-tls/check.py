@@ -55,7 +55,7 @@ AFTER = """
 You have written what stands between a user and everybody who can sit on the wire. The errors of this exercise were
 all made in earnest. Internet Explorer's chains ended at any certificate, CA or not (CVE-2002-0862); iOS made that
 again (CVE-2011-0228). When the root AddTrust ended on 30 May 2020, clients that knew only one way up refused servers
-that were all right. Go had no limit on the work (CVE-2018-16875), and forgot that “*.lab” covers what is excluded
+that were all right. Go had no limit on the work (CVE-2018-16875), and forgot that a wildcard covers what is excluded
 (CVE-2025-61727).
 
 What production verifiers have beside yours: revocation (CRLs, OCSP, short lives), Certificate Transparency (who else
@@ -263,6 +263,15 @@ def leaf(by: Made | None = None, *names: x509.GeneralName | str, name: str = "a 
     return make(name, by, names=names or (HOST,), **{"purposes": [SERVER_AUTH], **options})
 
 
+def bare_leaf(by: Made, name: str) -> Made:
+    """A leaf that has its names, and no other extension."""
+    key, names = ec.generate_private_key(ec.SECP256R1()), x509.SubjectAlternativeName([x509.DNSName(name)])
+    builder = x509.CertificateBuilder(
+        by.certificate.subject, subject("a server"), key.public_key(), x509.random_serial_number(), NOW - DAY, NOW + DAY
+    )
+    return Made(builder.add_extension(names, False).sign(by.key, hashes.SHA256()), key)
+
+
 def authority(name: str = "Intermediate", by: Made | None = None, **options: Any) -> Made:
     return make(name, by, ca=True, **options)
 
@@ -462,7 +471,7 @@ def constraint_cases() -> list[Case]:
         return authority("Root", constraints=x509.NameConstraints(*(some or None for some in trees)))
 
     lab = limited("lab", ip("10.0.0.0/8"), ip("127.0.0.0/8"))
-    no_secrets = limited("lab", never=["secret.lab", ip("10.6.0.0/16")])
+    no_secrets = limited("lab", never=["secret.lab", "secret.www.lab", ip("10.6.0.0/16")])
 
     def directly(what: str, by: Made, names: Sequence[x509.GeneralName | str], why: str, wanted: tuple[str, ...] = (),
                  openssl: str = "OK", **options: Any) -> Case:  # fmt: skip
@@ -493,6 +502,13 @@ def constraint_cases() -> list[Case]:
                  "Any number of labels may be added (RFC 5280 §4.2.1.10)."),
         directly("the wildcard *.www.lab beside server.lab under “lab”", lab, [HOST, "*.www.lab"],
                  "All that the wildcard can stand for is within."),
+        directly("the wildcard *.www.lab beside server.lab under “server.lab” and “web.www.lab”",
+                 limited(HOST, "web.www.lab"), [HOST, "*.www.lab"],
+                 "The wildcard stands for more than is permitted.", word, permitted),
+        directly("172.31.0.1 beside server.lab under 172.16.0.0/12", limited(ip("172.16.0.0/12")),
+                 [HOST, ip("172.31.0.1")], "A network is a number of bits, and not a text."),
+        directly("172.32.0.1 beside server.lab under 172.16.0.0/12", limited(ip("172.16.0.0/12")),
+                 [HOST, ip("172.32.0.1")], "A network is a number of bits, and not a text.", word, permitted),
         directly("192.0.2.1 beside server.lab under 10.0.0.0/8", lab, [HOST, ip("192.0.2.1")],
                  "Addresses have subtrees, too: networks (RFC 5280 §4.2.1.10).", word, permitted),
         directly("::1 beside server.lab under 10.0.0.0/8 and 127.0.0.0/8", lab, [HOST, ip("::1")],
@@ -508,9 +524,14 @@ def constraint_cases() -> list[Case]:
                  "Networks can be excluded, too.", word, excluded),
         directly("10.7.7.8 beside server.lab, and 10.6.0.0/16 is excluded", no_secrets, [HOST, ip("10.7.7.8")],
                  "It is not in that network, and no address need be permitted."),
-        directly("*.lab beside server.lab, and secret.lab is excluded", no_secrets, [HOST, "*.lab"],
-                 "With that wildcard it would be accepted as secret.lab, which is excluded. Go forgot this "
+        directly("*.www.lab beside server.lab, and secret.www.lab is excluded", no_secrets, [HOST, "*.www.lab"],
+                 "With that wildcard it would be accepted as secret.www.lab, which is excluded. Go forgot this "
                  "(CVE-2025-61727), and so does openssl 3.0.", word),
+        directly("x.secret.lab beside server.lab, and secret.lab is excluded and nothing permitted",
+                 limited(never=["secret.lab"]), [HOST, "x.secret.lab"], "Each of the two lists may be missing.", word,
+                 excluded),
+        directly("server.lab, and secret.lab is excluded and nothing permitted", limited(never=["secret.lab"]), [HOST],
+                 "Where nothing is permitted expressly, all is that is not excluded."),
         Case("bank.example, permitted by the intermediate, under a root that permits “lab”",
              (leaf(wide, HOST, "bank.example"), wide, lab), "Who is constrained cannot permit more than it may: all "
              "constraints above hold (RFC 5280 §6.1.4 g).", word, permitted, at=2),
@@ -586,6 +607,7 @@ def trust_cases() -> list[Case]:
     by_key = "A name can be copied; trust is in the key (RFC 5280 §6.1.1 d: an anchor is a name and a public key)."
     broken = leaf(good, "zerver.lab").certificate.public_bytes(serialization.Encoding.DER)
     renamed = x509.load_der_x509_certificate(broken.replace(b"zerver", b"server"))
+    elsewhere = leaf(Made(authority("Elsewhere").certificate, good.key))
     missing, chained = "unable to get local issuer certificate", "self-signed certificate in certificate chain"
     forgery = "certificate signature failure"
     return [
@@ -612,6 +634,31 @@ def trust_cases() -> list[Case]:
         Case("an intermediate that another key has signed than the root's",
              (leaf(forged), authority("Intermediate", root(), key=forged.key, signed_with=forger.key), root()),
              "Every signature counts, not only the leaf's (RFC 5280 §6.1.3 a1).", word, forgery),
+        Case("a leaf signed with the intermediate's key, that names another issuer", (elsewhere, good, root()),
+             "Issuer and subject must be the same name, too (RFC 5280 §6.1.3 a4).", word, missing),
+        Case("the good chain of the beginning, though you trust another root now", (server, good, root()),
+             "Nothing may be left of an earlier verdict: whom you trust stands in `roots`, each time.", word, missing,
+             roots=(authority("Other root"),)),
+    ]  # fmt: skip
+
+
+@cache
+def root_cases() -> list[Case]:
+    """What a root says of itself holds for it, too."""
+    forger = authority("Forger")
+    expired_alone = make(HOST, names=[HOST], purposes=[SERVER_AUTH], end=NOW - SECOND)
+    limited = authority("Root", constraints=x509.NameConstraints([x509.DNSName("lab")], None))
+    under_limits = authority("Intermediate", limited)
+    unlimited = authority("Root", forger, key=limited.key)  # What the real root's key has never said.
+    return [
+        Case("a leaf for bank.example and server.lab, under your root, which permits “lab”, and a copy of it was sent: "
+             "the same name, the same key, and no constraints",
+             (leaf(under_limits, HOST, "bank.example"), under_limits, limited),
+             "The root is the certificate that you have, with what stands in it, and not whatever has its key.",
+             ("unknown authority", "constraints"), "permitted subtree violation",
+             sent=(leaf(under_limits, HOST, "bank.example"), under_limits, unlimited, forger)),
+        Case("a self-signed leaf that is one of your roots, and has expired", (expired_alone,),
+             "Trust does not make it valid.", ("expired",), "certificate has expired", sent=(expired_alone,)),
     ]  # fmt: skip
 
 
@@ -630,9 +677,13 @@ def good_cases() -> list[Case]:
     other_key = authority("Intermediate", root())
     alone = make(HOST, names=[HOST], purposes=[SERVER_AUTH])
     path = (server, good, root())
+    bare = bare_leaf(good, HOST)
     several = "One path is enough, though another leads to nothing (RFC 5280 §6.1: building paths is left to you)."
     return [
         Case("a leaf that the root itself has issued", (leaf(root()), root()), "No intermediate is needed."),
+        Case("a leaf that has nothing but its names: no key usage, no purposes, no key identifiers",
+             (bare, good, root()), "What is not there restricts nothing. Key identifiers help to find an issuer, and "
+             "prove nothing (RFC 5280 §4.2.1.1)."),
         Case("a chain with its root", path, "The root may be sent, and is superfluous.", sent=path),
         Case("a chain whose intermediates come in the wrong order", (deep, lower, upper, root()), any_order,
              sent=(deep, upper, lower)),
@@ -685,7 +736,7 @@ def hostile_cases() -> list[Case]:
 
 TABLES = {"names": name_cases, "dates": dates_cases, "purposes": purpose_cases, "critical": critical_cases,
           "authorities": authority_cases, "path lengths": path_length_cases, "constraints": constraint_cases,
-          "trust": trust_cases, "good": good_cases, "hostile": hostile_cases}  # fmt: skip
+          "trust": trust_cases, "roots": root_cases, "good": good_cases, "hostile": hostile_cases}  # fmt: skip
 
 
 # -- How the steps ask and judge -----------------------------------------------------------------------
@@ -1045,7 +1096,7 @@ async def trust(c: Check) -> None:
     seconds=PATIENCE,
 )
 async def every_rule(c: Check) -> None:
-    kinds = ("names", "dates", "purposes", "critical", "authorities", "path lengths", "constraints")
+    kinds = ("names", "dates", "purposes", "critical", "authorities", "path lengths", "constraints", "roots")
     await judge(c, "verify", [case for kind in kinds for case in TABLES[kind]()])
 
 

@@ -124,7 +124,7 @@ def is_within(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
 
 
 def stands_for(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
-    """Is the name a wildcard that covers the top of the subtree? *.lab is good for secret.lab. (CVE-2025-61727)"""
+    """Is the name a wildcard that covers the top of the subtree? *.lab is as good as secret.lab. (CVE-2025-61727)"""
     return isinstance(name, x509.DNSName) and matches(name.value, tree.value)
 
 

@@ -1,6 +1,6 @@
-"""Caught by: constraints: accepts *.lab beside server.lab, and secret.lab is excluded
+"""Caught by: constraints: accepts *.www.lab beside server.lab, and secret.www.lab is excluded
 
-The name *.lab is not in the subtree secret.lab, as text. Go thought so until 2025 (CVE-2025-61727).
+The name *.www.lab is not in the subtree secret.www.lab, as text. Go thought so until 2025 (CVE-2025-61727).
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def is_within(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
 
 
 def stands_for(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
-    """Is the name a wildcard that covers the top of the subtree? *.lab is good for secret.lab. (CVE-2025-61727)"""
+    """Is the name a wildcard that covers the top of the subtree? *.lab is as good as secret.lab. (CVE-2025-61727)"""
     return isinstance(name, x509.DNSName) and matches(name.value, tree.value)
 
 
