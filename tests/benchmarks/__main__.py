@@ -23,7 +23,7 @@ from labkit import kernel, pcapng
 from labkit.catalog import ROOT, labs
 from labkit.link import Link
 from labkit.sandbox import CannotRun, Inside, World, run
-from tests.benchmarks import http1
+from tests.benchmarks import http1, http2
 
 MB = 1_000_000
 ROUNDS = 5  # the best of so many: what disturbs a run only ever makes it slower
@@ -212,6 +212,8 @@ def main() -> int:
         took = until_it_says("All passed", "check", lab.slug, "--file", solution)
         row(f"make {lab.slug}-check: the solution's verdict", took, "s")
     http1.main()
+    tls.main()
+    http2.main()
     print(f"\n{os.cpu_count()} processors, Linux {os.uname().release}, {time.perf_counter() - started:.0f} s")
     return 0
 
