@@ -23,7 +23,7 @@ from labkit import kernel, pcapng
 from labkit.catalog import ROOT, labs
 from labkit.link import Link
 from labkit.sandbox import CannotRun, Inside, World, run
-from tests.benchmarks import http1, http2
+from tests.benchmarks import http1, http2, tls
 
 MB = 1_000_000
 ROUNDS = 5  # the best of so many: what disturbs a run only ever makes it slower
