@@ -16,7 +16,7 @@ import socket
 import ssl
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -328,7 +328,8 @@ class Case:
 @cache
 def dates_cases() -> list[Case]:
     inclusive = "The validity period includes both its ends (RFC 5280 §4.1.2.5)."
-    old, early = {"end": NOW - SECOND}, {"start": NOW + SECOND}
+    old: dict[str, Any] = {"end": NOW - SECOND}
+    early: dict[str, Any] = {"start": NOW + SECOND}
     old_authority = authority("Intermediate", root(), **old)
     early_authority = authority("Intermediate", root(), **early)
     old_root, good = authority("Root", **old), intermediate()
@@ -830,10 +831,9 @@ def tell(c: Check, function: str, case: Case, said: dict[str, Any]) -> None:
 
 def in_words(certificate: x509.Certificate) -> str:
     """A certificate in a line."""
-    try:
+    names: Iterable[x509.GeneralName] = ()
+    with contextlib.suppress(x509.ExtensionNotFound):
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = ()
     shown = ", ".join(str(getattr(name, "value", name)) for name in names)
     return (f"{named(certificate.subject)}{f' for {shown}' if shown else ''}, issued by {named(certificate.issuer)}, "
             f"{certificate.not_valid_before_utc:%m-%d %H:%M:%S} to {certificate.not_valid_after_utc:%m-%d %H:%M:%S}"

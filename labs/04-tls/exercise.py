@@ -1,18 +1,17 @@
 """Is that server who it says it is? Yours to write: RFC 9525 §6 for its name, RFC 5280 §6.1 for its chain.
 
-    the leaf        for server.lab, issued by CN=Intermediate, signed with the intermediate's key
-    intermediates   CN=Intermediate, issued by CN=Root, signed with the root's key
-    a root          CN=Root: you trust it because you have it in `roots`, never because it was sent
+    leaf: server.lab, issued by Intermediate   ←   Intermediate, issued by Root   ←   Root, which is in `roots`
 
 The leaf is sent first; behind it, in any order, comes what may help: too much of it, or all but the root. Climb from
-the leaf: who of those that you know has issued the one on top, and may it? `cryptography` reads and does the sums, you
-decide. Read labs/04-tls/README.md first; check with `make tls-check`, and when you are stuck ask for `make tls-hint`.
-As shipped this file makes the classic mistake: it looks for the right letters, and trusts what it was sent.
+the leaf: who of those that you know has issued the one on top, and may it? A root is trusted because you have it.
+`cryptography` reads and does the sums, you decide. Read README.md first; check with `make tls-check`, when stuck: `make
+tls-hint`. As shipped this makes the classic mistake: it looks for the right letters, and trusts what it was sent.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from cryptography import x509
 
@@ -22,7 +21,7 @@ class Refused(Exception):
     "path length", "constraints" or "unknown authority". What follows is yours, for whoever reads the log."""
 
 
-def extension(certificate: x509.Certificate, kind: type) -> x509.ExtensionType | None:
+def extension(certificate: x509.Certificate, kind: type) -> Any:
     """Given: the extension of a kind, as in extension(leaf, x509.SubjectAlternativeName); None if there is none."""
     return next((one.value for one in certificate.extensions if isinstance(one.value, kind)), None)
 

@@ -6,6 +6,7 @@ All names as text: one loop instead of two. An address has many spellings, and a
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -22,7 +23,7 @@ class Refused(Exception):
     """Its first argument is the reason, the second tells more."""
 
 
-def extension(certificate: x509.Certificate, kind: type) -> x509.ExtensionType | None:
+def extension(certificate: x509.Certificate, kind: type) -> Any:
     """A certificate's extension of this kind, None if it has none."""
     return next((one.value for one in certificate.extensions if isinstance(one.value, kind)), None)
 

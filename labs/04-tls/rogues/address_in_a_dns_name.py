@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import datetime
+from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -23,7 +24,7 @@ class Refused(Exception):
     """Its first argument is the reason, the second tells more."""
 
 
-def extension(certificate: x509.Certificate, kind: type) -> x509.ExtensionType | None:
+def extension(certificate: x509.Certificate, kind: type) -> Any:
     """A certificate's extension of this kind, None if it has none."""
     return next((one.value for one in certificate.extensions if isinstance(one.value, kind)), None)
 
