@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import itertools
 import logging
@@ -40,8 +41,8 @@ class Unprocessed(RemoteProtocolError):
 class Exchange:
     """One request and its answer: one stream."""
 
-    def __init__(self, stream: int, heard: int) -> None:
-        self.stream = stream
+    def __init__(self, stream: int, heard: int, now: float) -> None:
+        self.stream, self.begun = stream, now
         self.heard = heard  # bytes from the server, before it
         self.interim: list[Response] = []
         self.final: Response | None = None
@@ -51,7 +52,7 @@ class Exchange:
         self.error: Exception | None = None
         self.go = asyncio.Event()  # The server wants the request's body.
         self.upload: asyncio.Task[None] | None = None
-        self.has_moved = False
+        self.has_moved = self.is_waiting = False
         self._news = asyncio.Event()
 
     def tell(self) -> None:
@@ -67,6 +68,7 @@ class Exchange:
     async def news(self, seconds: float | None) -> None:
         """Wait until something changes. TimeoutError: nothing went to and fro for so long."""
         self._news.clear()
+        self.is_waiting = True  # also when somebody's patience ends the wait
         while not self._news.is_set():
             self.has_moved = False
             try:
@@ -75,6 +77,7 @@ class Exchange:
             except TimeoutError:
                 if not self.has_moved:
                     raise
+        self.is_waiting = False
 
 
 @functools.cache
@@ -161,10 +164,9 @@ class Connection:
             self._writer.transport.abort()  # Who does not read cannot be told.
         else:
             self._writer.close()
+        half = RemoteProtocolError("the connection ended in the middle of the answer")
         for exchange in self._exchanges.values():
-            exchange.fail(
-                RemoteProtocolError("the connection ended in the middle of the answer") if exchange.final else error
-            )
+            exchange.fail(copy.copy(half if exchange.final else error))  # Each is raised somewhere else.
         self._tell_all()
         log.info("= closed")
 
@@ -182,7 +184,7 @@ class Connection:
                     raise Unprocessed("the connection takes no more streams")
                 await self._change()
             stream = self._http.send_request(pairs, body is None)
-            exchange = self._exchanges[stream] = Exchange(stream, self._heard)
+            exchange = self._exchanges[stream] = Exchange(stream, self._heard, self._now())
         if self._timer:
             self._timer.cancel()
         self._flush()
@@ -225,9 +227,10 @@ class Connection:
     async def leave(self, exchange: Exchange, patience: float | None) -> None:
         """Nobody wants more of this: if anything is still to come or to be sent, the server is told.
 
-        If nothing at all was heard for so long, perhaps nobody is there: the next request has a connection of its own.
+        If nothing at all was heard while it waited so long, perhaps nobody is there: the next request goes elsewhere.
         """
-        if patience and self._now() - self._heard_at > 0.9 * patience:
+        silence = self._now() - max(self._heard_at, exchange.begun)
+        if patience and exchange.is_waiting and silence > 0.9 * patience:
             self._is_mute = True
         if exchange.upload:
             exchange.upload.cancel()
@@ -294,7 +297,7 @@ class Connection:
     async def _receive(self) -> None:
         error: Exception = RemoteProtocolError("the server has closed the connection without an answer")
         try:
-            while data := await self._reader.read(READ):
+            while (data := await self._reader.read(READ)) and not self._ended:
                 self._heard, self._heard_at = self._heard + len(data), self._now()
                 self._http.receive_data(data, self._heard_at)
                 for count in itertools.count(1):
@@ -314,7 +317,7 @@ class Connection:
             error = broken
             log.info("! %s", error)
             for exchange in self._exchanges.values():
-                exchange.fail(RemoteProtocolError(str(broken), broken.code))
+                exchange.fail(copy.copy(broken))
             await self._linger()
         except OSError as lost:
             error = lost

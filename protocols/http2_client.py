@@ -6,11 +6,11 @@
     conn.next_event()    Response, Data, …, End       each with its stream; None: more bytes are needed
     conn.consumed(stream, 5)                          somebody has read them: five more may come
 
-h2 keeps the states of the streams, the windows, the settings and HPACK's tables. It leaves to its user:
+h2 keeps the states of the streams, the windows for what we send, and the settings. It leaves to its user:
 
 - what is only one stream's fault. h2 ends the whole connection for a field in upper case, or for a body that is not as
-  long as Content-Length says; the other streams need not suffer (§8.1.1: a stream error). So fields and lengths are
-  checked here, and h2 is told no more of a message than its status;
+  long as Content-Length says; the other streams need not suffer (§8.1.1: a stream error). So messages are checked and
+  counted here, and h2 is told no more of an answer than its status and its end;
 - GOAWAY: h2 takes it for the end, yet all streams up to the last one may still finish (§6.8);
 - what was on its way when a stream was reset: to be ignored (§5.1), but for the window and HPACK's table;
 - the order of frames: SETTINGS first (§3.4), nothing on streams that nobody has opened (§5.1);
@@ -111,13 +111,14 @@ Event = Response | Data | End | Reset | GoAway
 class Stream:
     """What is known of an answer that is on its way."""
 
-    def __init__(self, method: str, sent: bool) -> None:
+    def __init__(self, method: str, sent: bool, window: int) -> None:
         self.method, self.sent = method, sent  # sent: our half is closed
+        self.window = window  # bytes that may come
         self.ended = False  # the server's half is
         self.status = 0  # the final one, once it is here
         self.interim = 0
         self.length: int | None = None  # as Content-Length has it
-        self.arrived = self.read = 0  # bytes of the body; those that are read and not told to the server yet
+        self.arrived = self.read = 0  # bytes of the body; those that are read, and for which no more were asked yet
 
     def count(self, size: int, end: bool) -> None:
         """So much more of the body has come. RemoteProtocolError: malformed."""
@@ -171,6 +172,7 @@ class ClientConnection:
         self._h2.initiate_connection()
         if connection_window > DEFAULT_WINDOW:
             self._h2.increment_flow_control_window(connection_window - DEFAULT_WINDOW)
+        self._room = max(connection_window, DEFAULT_WINDOW)  # bytes of DATA that may come, on all streams together
         self._frames, self._sent_frames = Decoder(), Decoder(MAX_FRAME_SIZE)
         self._out: list[bytes] = []
         self._seen: list[Pairs] = []  # the fields of blocks that are in the output, for the log
@@ -178,7 +180,6 @@ class ClientConnection:
         self._streams: dict[int, Stream] = {}
         self._closed: dict[int, bool] = {}  # the streams that ended: True, by END_STREAM; False, by a reset
         self._highest = -1
-        self._arrived = 0  # bytes of DATA that the connection's window was not opened for again, yet
         self._block: Block | None = None
         self._has_settings = False
         self._calm, self._then = float(CALM), 0.0
@@ -225,7 +226,7 @@ class ClientConnection:
         if self._observe:
             self._seen.append(pairs)
         self._highest = stream
-        self._streams[stream] = Stream(dict(pairs)[":method"], end)
+        self._streams[stream] = Stream(dict(pairs)[":method"], end, self._window)
         return stream
 
     def window(self, stream: int) -> int:
@@ -249,8 +250,8 @@ class ClientConnection:
             return
         one.read += size
         if one.read >= self._window // 2:  # Not for every few bytes: §6.9.1, RFC 1122 §4.2.3.3.
-            self._h2.increment_flow_control_window(one.read, stream)
-            one.read = 0
+            self._write(window_update(stream, one.read))
+            one.window, one.read = one.window + one.read, 0
 
     def reset(self, stream: int, code: int = ErrorCode.CANCEL) -> None:
         """Nobody wants the rest of this."""
@@ -261,8 +262,7 @@ class ClientConnection:
     def close(self, code: int = ErrorCode.NO_ERROR, text: str = "") -> None:
         """Say goodbye: §9.1 wants it before the connection is closed."""
         if self._error is None:
-            self._take()
-            self._out.append(encode(goaway(0, code, text.encode())))  # 0: the server has opened no stream
+            self._write(goaway(0, code, text.encode()))  # 0: the server has opened no stream
             self._error = RemoteProtocolError("the connection is closed")
 
     # Receiving.
@@ -323,24 +323,28 @@ class ClientConnection:
 
     def _data(self, frame: Frame) -> None:
         data, size, end = content(frame), len(frame.payload), bool(frame.flags & Flag.END_STREAM)
+        self._arrive(size)
         one = self._open(frame)
         if one is None:
-            self._ignore(size)
+            self._charge()
             return
+        one.window -= size
         try:
             one.count(len(data), end)
         except RemoteProtocolError as error:
-            self._ignore(size)
             self._malformed(frame, str(error))
             return
-        self._tell(frame)  # h2 looks whether the windows allow it.
-        self._arrive(size)
+        if one.window < 0:
+            words = "more than the stream's window has room for (RFC 9113 §6.9.1)"
+            self._malformed(frame, words, ErrorCode.FLOW_CONTROL_ERROR)
+            return
         if data:
             self._ease(1)
             self._events.append(Data(frame.stream, data))
         elif not end:
             self._charge()
         if end:
+            self._tell(frame._replace(flags=Flag.END_STREAM, payload=b""))
             self._end(frame.stream, [])
         elif size > len(data):
             self.consumed(frame.stream, size - len(data))  # Nobody will read the padding.
@@ -506,18 +510,17 @@ class ClientConnection:
             del self._closed[next(iter(self._closed))]
 
     def _arrive(self, size: int) -> None:
-        """The connection's window opens for what has arrived, read or not: an unread stream holds up only itself."""
-        self._arrived += size
-        if self._arrived >= self._connection_window // 2:
-            self._h2.increment_flow_control_window(self._arrived)
-            self._arrived = 0
+        """Count DATA for the connection's window, whatever becomes of it (§6.9).
 
-    def _ignore(self, size: int) -> None:
-        """DATA that nobody will read, and h2 does not see, counts for the connection's window all the same (§6.9)."""
-        if size:
-            self._take()
-            self._out.append(encode(window_update(0, size)))
-        self._charge()
+        That window opens for what has arrived, read or not: so an unread stream holds up only itself.
+        """
+        self._room -= size
+        if self._room < 0:
+            words = "more than the connection's window has room for (RFC 9113 §6.9.1)"
+            raise broken(words, ErrorCode.FLOW_CONTROL_ERROR)
+        if self._room < self._connection_window // 2:
+            self._write(window_update(0, self._connection_window - self._room))
+            self._room = self._connection_window
 
     def _tell(self, frame: Frame) -> None:
         """Let h2 see a frame, and say what is wrong with it as we do."""
@@ -527,6 +530,11 @@ class ClientConnection:
         except H2Error as error:
             self._h2.data_to_send()  # its own GOAWAY
             raise broken(str(error) or type(error).__name__, error.error_code) from None
+
+    def _write(self, frame: Frame) -> None:
+        """A frame that h2 does not know of."""
+        self._take()
+        self._out.append(encode(frame))
 
     def _take(self) -> None:
         if data := self._h2.data_to_send():

@@ -5,7 +5,7 @@ Each case is: what it is, the section, the frames behind the server's SETTINGS, 
     OK                        the answer is accepted
     GOAWAY(code)              a connection error: GOAWAY with this code, and the end (§5.4.1)
     LATE(code)                the same, and the answer is good: all of it was here before
-    RESET(code)               a stream error: RST_STREAM with this code, and the connection is as good as before (§5.4.2)
+    RESET(code)               a stream error: RST_STREAM with this code; the connection is as good as before (§5.4.2)
     THEIRS(code)              no fault of the message: the server has reset the stream, and the caller is told why
 """
 
@@ -57,7 +57,7 @@ def THEIRS(code: int) -> Outcome:
     return Outcome("theirs", code)
 
 
-PROTOCOL, SIZE, FLOW = "PROTOCOL_ERROR", "FRAME_SIZE_ERROR", "FLOW_CONTROL_ERROR"
+PROTOCOL, SIZE, FLOW, PACKING = "PROTOCOL_ERROR", "FRAME_SIZE_ERROR", "FLOW_CONTROL_ERROR", "COMPRESSION_ERROR"
 
 
 class Case(NamedTuple):
@@ -167,25 +167,25 @@ CASES = [
     Case("an unknown frame, too long", "4.2", [Frame(0xFA, 0, 0, bytes(16385))], GOAWAY(SIZE)),
     Case("the header of a frame of 16 MB", "4.2", [b"\xff\xff\xff\0\0\0\0\0\x01"], GOAWAY(SIZE)),
     # HPACK.
-    Case("an index that is not in the table", "4.3", [Frame(T.HEADERS, ENDS, 1, b"\xff\x80\x01")], GOAWAY("COMPRESSION_ERROR")),
-    Case("index 0", "4.3, 7541 6.1", [Frame(T.HEADERS, ENDS, 1, b"\x80")], GOAWAY("COMPRESSION_ERROR")),
-    Case("a string that is cut off", "4.3", [Frame(T.HEADERS, ENDS, 1, b"\x88\0\x05ab")], GOAWAY("COMPRESSION_ERROR")),
+    Case("an index that is not in the table", "4.3", [Frame(T.HEADERS, ENDS, 1, b"\xff\x80\x01")], GOAWAY(PACKING)),
+    Case("index 0", "4.3, 7541 6.1", [Frame(T.HEADERS, ENDS, 1, b"\x80")], GOAWAY(PACKING)),
+    Case("a string that is cut off", "4.3", [Frame(T.HEADERS, ENDS, 1, b"\x88\0\x05ab")], GOAWAY(PACKING)),
     Case("a table larger than allowed", "4.3, 7541 6.3", [
         Frame(T.HEADERS, ENDS, 1, b"\x3f\xe2\x1f\x88")
-    ], GOAWAY("COMPRESSION_ERROR")),
+    ], GOAWAY(PACKING)),
     Case("a table that changes in the middle", "4.3, 7541 4.2", [
         Frame(T.HEADERS, ENDS, 1, b"\x88\x20")
-    ], GOAWAY("COMPRESSION_ERROR")),
+    ], GOAWAY(PACKING)),
     Case("a smaller table", "7541 4.2", [Frame(T.HEADERS, ENDS, 1, b"\x20\x88"), ANSWER[1]], OK),
     Case("Huffman's end of string", "7541 5.2", [
         Frame(T.HEADERS, ENDS, 1, b"\x88\0\x01a\x84\xff\xff\xff\xff")
-    ], GOAWAY("COMPRESSION_ERROR")),
+    ], GOAWAY(PACKING)),
     Case("an integer without an end", "7541 5.1", [
         Frame(T.HEADERS, ENDS, 1, b"\xff" + b"\x80" * 1000)
-    ], GOAWAY("COMPRESSION_ERROR")),
+    ], GOAWAY(PACKING)),
     Case("HPACK broken in the trailers", "4.3", [
         head(), data(flags=0), Frame(T.HEADERS, ENDS | END, 1, b"\x80")
-    ], GOAWAY("COMPRESSION_ERROR")),
+    ], GOAWAY(PACKING)),
     # The states of streams.
     *(
         Case(f"{frame} on an idle stream", "5.1", [frame, *ANSWER], GOAWAY(PROTOCOL))
@@ -207,10 +207,14 @@ CASES = [
     Case("DATA, padded with nothing", "6.1", [ANSWER[0], pad(data(), 0)], OK),
     Case("DATA that is padding", "6.1", [ANSWER[0], pad(data(b"", 0), 100), data()], OK),
     Case("padding, and nothing else", "6.1", [head(), data(b"\x04okk\0", END | Flag.PADDED)], OK, body=b""),
-    Case("padding longer than the payload", "6.1", [ANSWER[0], data(b"\x05okk\0", END | Flag.PADDED)], GOAWAY(PROTOCOL)),
+    Case("padding longer than the payload", "6.1",
+        [ANSWER[0], data(b"\x05okk\0", END | Flag.PADDED)], GOAWAY(PROTOCOL)
+    ),
     Case("padding of 255 in two bytes", "6.1", [ANSWER[0], data(b"\xff\0", END | Flag.PADDED)], GOAWAY(PROTOCOL)),
     Case("padding that does not say how long", "6.1", [ANSWER[0], data(b"", END | Flag.PADDED)], GOAWAY(PROTOCOL)),
-    Case("empty DATA in between", "6.1", [ANSWER[0], data(b"", 0), data(b"o", 0), data(b"", 0), data(b"k", 0), data(b"")], OK),
+    Case("empty DATA in between", "6.1",
+        [ANSWER[0], data(b"", 0), data(b"o", 0), data(b"", 0), data(b"k", 0), data(b"")], OK
+    ),
     Case("HEADERS on the connection", "6.2", [head(stream=0)], GOAWAY(PROTOCOL)),
     Case("HEADERS, padded", "6.2", [pad(ANSWER[0], 200), ANSWER[1]], OK),
     Case("HEADERS with priority", "6.2", [
@@ -219,8 +223,12 @@ CASES = [
     Case("HEADERS, padded and with priority", "6.2", [
         pad(Frame(T.HEADERS, ENDS | Flag.PRIORITY, 1, b"\0\0\0\0\x10" + ANSWER[0].payload), 9), ANSWER[1]
     ], OK),
-    Case("HEADERS of too much padding", "6.2", [Frame(T.HEADERS, ENDS | Flag.PADDED, 1, b"\x02\x88")], GOAWAY(PROTOCOL)),
-    Case("HEADERS with less than a priority", "6.2", [Frame(T.HEADERS, ENDS | Flag.PRIORITY, 1, b"\0\0\0")], GOAWAY(PROTOCOL)),
+    Case("HEADERS of too much padding", "6.2",
+        [Frame(T.HEADERS, ENDS | Flag.PADDED, 1, b"\x02\x88")], GOAWAY(PROTOCOL)
+    ),
+    Case("HEADERS with less than a priority", "6.2",
+        [Frame(T.HEADERS, ENDS | Flag.PRIORITY, 1, b"\0\0\0")], GOAWAY(PROTOCOL)
+    ),
     Case("PRIORITY on the connection", "6.3", [priority(0, 1)], GOAWAY(PROTOCOL)),
     Case("PRIORITY, too short", "6.3", [priority(1, 0, 4), *ANSWER], RESET(SIZE)),
     Case("PRIORITY, too long", "6.3", [priority(1, 0, 6), *ANSWER], RESET(SIZE)),
@@ -255,7 +263,9 @@ CASES = [
     Case("one setting, twice", "6.5", [
         Frame(T.SETTINGS, 0, 0, settings({3: 0}).payload + settings({3: 5}).payload), *ANSWER
     ], OK),
-    Case("a push", "6.6, 8.4", [Frame(T.PUSH_PROMISE, ENDS, 1, b"\0\0\0\x02" + block((":method", "GET")))], GOAWAY(PROTOCOL)),
+    Case("a push", "6.6, 8.4",
+        [Frame(T.PUSH_PROMISE, ENDS, 1, b"\0\0\0\x02" + block((":method", "GET")))], GOAWAY(PROTOCOL)
+    ),
     Case("a push on the connection", "6.6", [Frame(T.PUSH_PROMISE, ENDS, 0, b"\0\0\0\x02")], GOAWAY(PROTOCOL)),
     Case("PRIORITY_UPDATE", "9218 7.1", [Frame(T.PRIORITY_UPDATE, 0, 0, b"\0\0\0\x01u=1")], GOAWAY(PROTOCOL)),
     Case("PING, and its answer", "6.7", [ping(), ping(b"87654321", Flag.ACK), *ANSWER], OK),
@@ -266,7 +276,9 @@ CASES = [
     Case("GOAWAY, too short", "6.8", [Frame(T.GOAWAY, 0, 0, bytes(7))], GOAWAY(SIZE)),
     Case("GOAWAY that grows", "6.8", [goaway(1, 0), goaway(3, 0)], GOAWAY(PROTOCOL)),
     Case("WINDOW_UPDATE", "6.9", [window_update(0, 1), window_update(1, 1), *ANSWER], OK),
-    Case("WINDOW_UPDATE with the reserved bit", "6.9", [window_update(0, 1 << 31 | 1), window_update(1, 1 << 31 | 1), *ANSWER], OK),
+    Case("WINDOW_UPDATE with the reserved bit", "6.9",
+        [window_update(0, 1 << 31 | 1), window_update(1, 1 << 31 | 1), *ANSWER], OK
+    ),
     Case("the connection's window opened by 0", "6.9", [window_update(0, 0)], GOAWAY(PROTOCOL)),
     Case("the stream's window opened by 0", "6.9", [window_update(1, 0), *ANSWER], RESET(PROTOCOL)),
     Case("WINDOW_UPDATE, too short", "6.9", [Frame(T.WINDOW_UPDATE, 0, 0, bytes(3))], GOAWAY(SIZE)),
@@ -289,7 +301,9 @@ CASES = [
     Case("CONTINUATION of a whole block", "6.10", [head(), more()], GOAWAY(PROTOCOL)),
     *(
         Case(f"{frame} in a field block", "6.10", [PART, frame], GOAWAY(PROTOCOL))
-        for frame in (data(), head(), ping(), settings({}), priority(1, 0), window_update(0, 1), rst_stream(1, 8), goaway(1, 0))
+        for frame in (
+            data(), head(), ping(), settings({}), priority(1, 0), window_update(0, 1), rst_stream(1, 8), goaway(1, 0),
+        )
     ),
     Case("an unknown frame in a field block", "5.5", [PART, Frame(0xFA, 0, 1)], GOAWAY(PROTOCOL)),
     Case("a field block without an end", "10.5.1", [PART, *[more(flags=0)] * 100], GOAWAY("ENHANCE_YOUR_CALM")),
@@ -317,12 +331,16 @@ CASES = [
     malformed("Content-Length, and more", "8.1.1", head(("content-length", "1")), data()),
     malformed("Content-Length, and more, not yet all", "8.1.1", head(("content-length", "1")), data(flags=0)),
     malformed("Content-Length, and nothing", "8.1.1", head(("content-length", "1"), flags=ENDS | END)),
-    malformed("Content-Length, and less, and trailers", "8.1.1", head(("content-length", "3")), data(flags=0), fields()),
+    malformed("Content-Length, and less, and trailers", "8.1.1",
+        head(("content-length", "3")), data(flags=0), fields()
+    ),
     malformed("Content-Length, and only padding", "8.1.1", head(("content-length", "2")), pad(data(b""), 2)),
     malformed("Content-Length of two kinds", "8.1.1", head(("content-length", "2"), ("content-length", "3")), data()),
     malformed("Content-Length that is no number", "8.1.1", head(("content-length", "two")), data()),
     malformed("Content-Length +2", "8.1.1", head(("content-length", "+2")), data()),
-    Case("Content-Length twice the same", "8.1.1", [head(("content-length", "2"), ("content-length", "2")), data()], OK),
+    Case("Content-Length twice the same", "8.1.1",
+        [head(("content-length", "2"), ("content-length", "2")), data()], OK
+    ),
     Case("Content-Length 0", "8.1.1", [head(("content-length", "0"), flags=ENDS | END)], OK, body=b""),
     Case("HEAD with Content-Length", "8.1.1", [head(("content-length", "9"), flags=ENDS | END)], OK, "HEAD", body=b""),
     Case("HEAD that ends with empty DATA", "8.1.1", [head(("content-length", "9")), data(b"")], OK, "HEAD", body=b""),
@@ -336,8 +354,8 @@ CASES = [
     *(
         malformed(f"the field {name!r}: {value!r}", "8.2.1", head((name, value)), data())
         for name, value in (
-            ("Server", "x"), ("sERVER", "x"), ("a b", "x"), (" a", "x"), ("a ", "x"), ("", "x"), ("a:b", "x"), ("a\0", "x"),
-            ("a\x7f", "x"), ("\x80", "x"), ("a\t", "x"), ("a\r\nb", "x"),
+            ("Server", "x"), ("sERVER", "x"), ("a b", "x"), (" a", "x"), ("a ", "x"), ("", "x"), ("a:b", "x"),
+            ("a\0", "x"), ("a\x7f", "x"), ("\x80", "x"), ("a\t", "x"), ("a\r\nb", "x"),
             ("a", "\0"), ("a", "b\rc"), ("a", "b\nc"), ("a", " b"), ("a", "b "), ("a", "\tb"), ("a", "b\t"), ("a", " "),
         )
     ),
@@ -357,7 +375,12 @@ CASES = [
     malformed(":status in an interim answer missing", "8.3.2", fields(("link", "</a>"), flags=ENDS), *ANSWER),
     *(
         malformed(f"{name} in an answer", "8.3", head((name, value)), data())
-        for name, value in ((":path", "/"), (":method", "GET"), (":scheme", "http"), (":authority", "a"), (":x", "y"), (":", ""))
+        for name, value in (
+            (":path", "/"), (":method", "GET"), (":scheme", "http"), (":authority", "a"), (":x", "y"), (":", ""),
+        )
     ),
-    *(malformed(f"status {status!r}", "9110 15", head(status=status), data()) for status in ("", "ok", "20", "2000", "099", "+20")),
+    *(
+        malformed(f"status {status!r}", "9110 15", head(status=status), data())
+        for status in ("", "ok", "20", "2000", "099", "+20")
+    ),
 ]  # fmt: skip
