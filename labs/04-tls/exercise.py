@@ -4,8 +4,8 @@
 
 The leaf is sent first; behind it, in any order, comes what may help: too much of it, or all but the root. Climb from
 the leaf: who of those that you know has issued the one on top, and may it? A root is trusted because you have it.
-`cryptography` reads and does the sums, you decide. Read README.md first; check with `make tls-check`, when stuck: `make
-tls-hint`. As shipped this makes the classic mistake: it looks for the right letters, and trusts what it was sent.
+`cryptography` reads and does the sums, you decide. Read README.md, check with `make tls-check`, ask `make tls-hint`.
+As shipped this makes the classic mistake: it looks for the right letters, and trusts what it was sent.
 """
 
 from __future__ import annotations
