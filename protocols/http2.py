@@ -70,6 +70,7 @@ WORTH_IT = 512  # bytes; a client that lets a body trickle costs us a frame per 
 EMPTY = 1.0  # DATA without data that does not end the stream: CVE-2019-9518
 UNKNOWN = 1.0  # a type that is not known here: to be ignored (§5.5), but not for ever
 RESET = 10.0  # a stream that ends by RST_STREAM: whoever sends it (CVE-2023-44487), whoever is made to (CVE-2025-8671)
+MOST = 32  # frames without an event, before it is the turn of others
 REMEMBERED = 1000  # streams that we have reset, for which more may be on its way
 MAX_STREAM = 2**31 - 1
 TABLE = 4096  # bytes: HPACK's table for what we send. A peer may offer 4 GiB (§6.5.2); we would fill them.
@@ -126,7 +127,11 @@ class Reset(NamedTuple):
     reason: str
 
 
-Event = Request | Data | Trailers | Reset
+class Pause(NamedTuple):
+    """Many frames, and nothing in them for you: it may be the turn of somebody else."""
+
+
+Event = Request | Data | Trailers | Reset | Pause
 
 
 class Stream:
@@ -283,9 +288,9 @@ class ServerConnection:
 
     def next_event(self, now: float) -> Event | None:
         """What the next frames say; None when more bytes are needed."""
-        arrived = False
+        arrived = 0
         while not self.closed and (frame := self._frames.next_frame()):
-            arrived = True
+            arrived += 1
             self._check(frame)
             if frame.type == FrameType.WINDOW_UPDATE and self._credit:
                 self._credit -= 1
@@ -300,6 +305,8 @@ class ServerConnection:
                     raise RemoteProtocolError(f"{error} ({frame})", error.error_code) from None
                 if event:
                     return event
+            if arrived == MOST:
+                return Pause()
         if not self.unfinished:
             self.unfinished_since = None
         elif self.unfinished_since is None or (arrived and not self._block):

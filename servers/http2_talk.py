@@ -22,7 +22,7 @@ from servers.http1_talk import NO_BODY
 if TYPE_CHECKING:
     from servers.http2 import Server
 
-AT_ONCE = 64  # events before it is the turn of other connections
+AT_ONCE = 16  # events before it is the turn of other connections
 ROOM = 1 << 17  # bytes of DATA per write
 ROUNDS = 2  # writes before it is the turn of other connections
 READ_AHEAD = 65536  # bytes of frames that wait for their turn
@@ -168,6 +168,9 @@ class Talk(asyncio.Protocol):
             for _ in range(AT_ONCE):
                 if self.full or (event := self.conn.next_event(self.now)) is None:
                     break
+                if isinstance(event, http2.Pause):
+                    self.take_turn_soon()
+                    break
                 self.react(event)
             else:
                 self.take_turn_soon()
@@ -203,7 +206,7 @@ class Talk(asyncio.Protocol):
 
     # Answers.
 
-    def react(self, event: http2.Event) -> None:
+    def react(self, event: http2.Request | http2.Data | http2.Trailers | http2.Reset) -> None:
         if isinstance(event, http2.Request):
             self.answer(event)
             return

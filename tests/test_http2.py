@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import tracemalloc
 
 import hpack
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from hyperframe.frame import Frame as Hyperframe
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import certs
 from certs.contexts import client_context
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2 import Data, Request, ServerConnection
@@ -37,7 +47,7 @@ from protocols.http2_frames import (
 from protocols.http2_messages import priority
 from servers import http2, site
 from servers.tls import lab_context
-from tests.conftest import TICK
+from tests.conftest import TICK, need_tool
 from tests.http2_cases import ANSWER, CASES, GOAWAY, RST, data, headers, integer, wire
 
 GREETING = PREFACE + wire(settings({}), SETTINGS_ACK)
@@ -770,3 +780,126 @@ async def test_a_client_that_does_not_read_is_not_read_either():
                 await peer.writer.drain()
                 (talk,) = server.talks or [None]
                 assert talk is None or talk.transport.get_write_buffer_size() < 300_000
+
+
+# -- The command -------------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "servers.http2", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("how", [["--plain"], []], ids=["h2c", "TLS"])
+def test_the_command_serves_logs_each_frame_and_ends_in_peace(how):
+    curl = need_tool("curl")
+    with start("--port", "0", *how) as program:
+        port = int(re.search(r"port (\d+)", program.stdout.readline())[1])
+        url = f"http://127.0.0.1:{port}/" if how else f"https://localhost:{port}/"
+        flags = ["--http2-prior-knowledge"] if how else ["--cacert", str(certs.FOLDER / "root.pem")]
+        answer = subprocess.run([curl, "-sSi", *flags, url], capture_output=True, text=True, check=True).stdout
+        program.send_signal(signal.SIGTERM)
+        out, err = program.communicate(timeout=PATIENCE)
+    assert answer.startswith("HTTP/2 200")
+    assert program.returncode == 0
+    assert err == ""
+    assert re.search(r"^< \d+ HEADERS stream 1, \d+ bytes, END_STREAM END_HEADERS$", out, re.MULTILINE), out
+    assert re.search(r"^= \d+ stream 1 is GET /$", out, re.MULTILINE), out
+    assert re.search(r"^> \d+ DATA stream 1, 16 bytes, END_STREAM$", out, re.MULTILINE), out
+    assert out.endswith("= stopped\n")
+
+
+def test_a_port_that_is_taken_is_one_clear_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with start("--plain", "--port", str(taken.getsockname()[1])) as program:
+            _, err = program.communicate(timeout=PATIENCE)
+    assert program.returncode == 2
+    assert "Address already in use" in err
+    assert err.count("\n") == 1
+
+
+# -- Peers that we did not write ---------------------------------------------------------------------
+
+
+async def run(*command: str, stdin: bytes = b"") -> bytes:
+    program = await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, err = await program.communicate(stdin)
+    assert program.returncode == 0, err
+    return out
+
+
+@pytest.mark.parametrize("over", ["h2c", "TLS"])
+async def test_curl(over):
+    curl, bytes_ = need_tool("curl"), os.urandom(300_000)
+    async with http2.serve(ssl=lab_context(alpn=["h2", "http/1.1"]) if over == "TLS" else None) as server:
+        if over == "TLS":
+            base, url = (
+                [curl, "-sSf", "--cacert", str(certs.FOLDER / "root.pem")],
+                f"https://localhost:{server.address[1]}",
+            )
+            assert await run(*base, "--http1.1", "-w", " %{http_version}", url + "/") == b"Hello, network!\n 1.1"
+        else:
+            base, url = [curl, "-sSf", "--http2-prior-knowledge"], f"http://127.0.0.1:{server.address[1]}"
+        assert await run(*base, "-w", " %{http_version}", url + "/") == b"Hello, network!\n 2"
+        assert await run(*base, "--data-binary", "@-", url + "/", stdin=bytes_) == bytes_
+        upload = await run(*base, "-T", "-", url + "/upload", stdin=bytes_)
+        assert hashlib.sha256(bytes_).hexdigest().encode() in upload
+        assert await run(*base, "-r", "3-6", url + "/bytes/1000") == bytes([3, 4, 5, 6])
+        if over == "TLS":  # With prior knowledge, curl 7.88 fails at its second request, against nghttpd, too.
+            assert b"Hello" in await run(*base, "-L", url + "/redirect?n=3")
+        assert await run(*base, "-I", url + "/bytes/1000000")
+        assert len(await run(*base, url + "/bytes/3000000")) == 3_000_000
+        assert b"data: event 2" in await run(*base, "-N", url + "/events?n=3&interval=0")
+
+
+async def test_nghttp():
+    nghttp = need_tool("nghttp")
+    async with http2.serve() as server:
+        url = f"http://127.0.0.1:{server.address[1]}"
+        out = (await run(nghttp, "-nv", "-H", "priority: u=1", url + "/tiles?n=4", url + "/slow?seconds=0.1")).decode()
+        assert out.count(":status: 200") == 2
+        assert "SETTINGS_NO_RFC7540_PRIORITIES" in out
+        page = (await run(nghttp, "-nav", url + "/tiles?n=12")).decode()
+        assert page.count(":status: 200") == 13  # the page, and what it needs
+
+
+@pytest.mark.parametrize("over", ["h2c", "TLS"])
+async def test_h2load(over):
+    h2load = need_tool("h2load")
+    async with http2.serve(ssl=lab_context(alpn=["h2"]) if over == "TLS" else None) as server:
+        url = f"{'https' if over == 'TLS' else 'http'}://127.0.0.1:{server.address[1]}"
+        out = (await run(h2load, "-n", "500", "-c", "4", "-m", "16", url + "/")).decode()
+        assert "500 succeeded, 0 failed, 0 errored" in out
+        out = (await run(h2load, "-n", "64", "-c", "2", "-m", "32", url + "/bytes/100000")).decode()
+        assert "64 succeeded, 0 failed, 0 errored" in out
+
+
+async def test_chromium_draws_the_page_of_tiles_over_http_2(tmp_path):
+    """All over one connection, in which each tile is a stream."""
+    browser = need_tool("chromium")
+    context = lab_context(alpn=["h2", "http/1.1"])
+    leaf = x509.load_pem_x509_certificate((certs.FOLDER / "server.pem").read_bytes())
+    key = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
+    asked = []
+    talks = set()
+
+    def respond(request):
+        asked.append(request.target)
+        talks.update(server.talks)
+        return site.respond(request)
+
+    async with http2.serve(ssl=context, respond=respond) as server:
+        dom = await run(
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+            "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile", "--dump-dom",
+            f"--ignore-certificate-errors-spki-list={pin}", "--virtual-time-budget=5000",
+            f"https://localhost:{server.address[1]}/tiles?n=48",
+        )  # fmt: skip
+    assert dom.count(b"<img") == 48
+    assert len([target for target in asked if target.startswith("/tile/")]) == 48
+    assert len([talk for talk in talks if talk.conn.started]) == 1
