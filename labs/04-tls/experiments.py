@@ -384,10 +384,10 @@ async def two_names(net: Network) -> None:
     many share the address. For a name that the server does not know it sends what it has, and the client refuses it.
     (Encrypted Client Hello hides the name, with a key that the client has found in the DNS.) (RFC 6066 §3; RFC 9849)
     """
-    server = server_context(by_name={"www.lab": "www"})
+    ours, theirs = client_context(), server_context(by_name={"www.lab": "www"})
     shown = {}
     for name in ("server.lab", "www.lab", "nobody.lab"):
-        client, other = await meet(net, client_context(), server, name)
+        client, other = await meet(net, ours, theirs, name)
         if client.error is None:
             shown[name] = client.channel.object.getpeercert(binary_form=True)
         else:
@@ -448,7 +448,8 @@ async def bad_certificates(net: Network) -> None:
     of these nine breaks one rule. The client says why in an alert, a number between 42 and 48, and several reasons
     share one: the words are in the client's log only. (RFC 5280 §6.1, §4.2.1; RFC 9525 §6; RFC 8446 §6.2)
     """
-    client, other = await meet(net, client_context(), server_context("server"))
+    careful = client_context()
+    client, other = await meet(net, careful, server_context("server"))
     net.expect("the good one is accepted", client.error is other.error is None)
     close(client, other)
     readable = 0
@@ -458,7 +459,7 @@ async def bad_certificates(net: Network) -> None:
         ("no-intermediate", Alert.UNKNOWN_CA), ("not-a-ca", Alert.UNKNOWN_CA),
         ("wrong-purpose", Alert.UNSUPPORTED_CERTIFICATE), ("forbidden-name", Alert.CERTIFICATE_UNKNOWN),
     ):  # fmt: skip
-        client, other = await meet(net, client_context(), server_context(name))
+        client, other = await meet(net, careful, server_context(name))
         net.note(f"{name}: {client.error.reason if client.error else 'accepted'}")
         net.exactly(f"alert that the server gets: {name}", other.alert or 0, alert)
         close(client, other)
@@ -481,12 +482,12 @@ async def revoked(net: Network) -> None:
     to block it. Hence lists that come with the browser, and certificates for days instead of years. (RFC 5280 §5,
     §6.3)
     """
-    no_list = client_context()
+    with_lists, no_list = client_context(revocation=True), client_context()
     no_list.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     for name, client, shows, alert in (
         ("revoked, without the list", client_context(), "revoked", None),
-        ("revoked, with the list", client_context(revocation=True), "revoked", Alert.CERTIFICATE_REVOKED),
-        ("good, with the list", client_context(revocation=True), "server", None),
+        ("revoked, with the list", with_lists, "revoked", Alert.CERTIFICATE_REVOKED),
+        ("good, with the list", with_lists, "server", None),
         ("good, and the list is missing", no_list, "server", Alert.UNKNOWN_CA),
     ):
         end, other = await meet(net, client, server_context(shows))
@@ -593,6 +594,7 @@ async def tampered(net: Network) -> None:
     as one with a wrong bit: bad_record_mac, and it is over. TCP mends what a cable breaks, and its checksum anybody
     can compute; what somebody wants to break only a key can tell. (RFC 8446 §5.2, §5.3, §6.2)
     """
+    ours, theirs = client_context(), server_context()
     for name, change, arrives in (
         ("with one bit changed", lambda record: record[:9] + bytes([record[9] ^ 1]) + record[10:], 0),
         ("sent twice", lambda record: 2 * record, 1),
@@ -604,7 +606,7 @@ async def tampered(net: Network) -> None:
             return change(record) if is_the_first else record
 
         async with through(net, forward):
-            client, server = await meet(net, client_context(), server_context(), via=net["middle"])
+            client, server = await meet(net, ours, theirs, via=net["middle"])
             client.send(GET)
             client.send(b"and another")
             data = await asyncio.to_thread(server.read, 2 * len(GET))
@@ -629,26 +631,27 @@ async def cut_off(net: Network) -> None:
     whole. (A length in the message helps, too: lab 03, half-a-body.) (RFC 8446 §6.1)
     """
     halves = 500 * b"a", 499 * b"b"
+    ours, theirs = client_context(), server_context()
 
     def cut(sender: str, record: bytes) -> bytes | None:
         return None if sender == "server" and len(record) == len(halves[1]) + 22 else record
 
     def serve() -> None:
-        end = End(listening.accept()[0], server_context())
+        end = End(listening.accept()[0], theirs)
         end.event()
         for half in halves:
             end.send(half)
         close(end)
 
     def by_the_lab(sock: socket.socket) -> tuple[int, bool]:
-        end = End(sock, client_context(), "server.lab")
+        end = End(sock, ours, "server.lab")
         end.event()
         data = end.read(10_000)
         close(end)
         return len(data), end.error is None
 
     def by_python(sock: socket.socket) -> tuple[int, bool]:
-        with client_context().wrap_socket(sock, server_hostname="server.lab") as wrapped:
+        with ours.wrap_socket(sock, server_hostname="server.lab") as wrapped:
             data = b""
             while more := wrapped.recv(65536):
                 data += more
@@ -682,7 +685,7 @@ async def downgrade(net: Network) -> None:
     that he does not have. (RFC 8446 §4.1.3, §4.4.4, §D; RFC 5246 §7.4.3, §7.4.9)
     """
     both, only_1_2 = (bytes.fromhex(f"002b000504{versions}0303") for versions in ("0304", "7a7a"))
-    randoms = []
+    ours, theirs, randoms = client_context(), server_context(), []
 
     def strike_out(sender: str, record: bytes) -> bytes:
         if sender == "server" and record[0] == ContentType.HANDSHAKE and not randoms:
@@ -697,7 +700,7 @@ async def downgrade(net: Network) -> None:
         ("struck out, and the trace changed", and_hide_it, Alert.DECRYPT_ERROR),
     ):
         async with through(net, change):
-            client, server = await meet(net, client_context(), server_context(), via=net["middle"])
+            client, server = await meet(net, ours, theirs, via=net["middle"])
             net.note(f"{name}: {client.error.reason if client.error else 'accepted'}")
             net.exactly(f"alert from the client, {name}", server.alert or 0, alert)
             close(client, server)
