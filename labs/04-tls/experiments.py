@@ -319,8 +319,8 @@ async def older(net: Network) -> None:
 @experiment(
     title="What is left to see",
     question="A request and its answer, with TLS 1.3. What does somebody learn who records every byte?",
-    choices=("nothing", "the path", "the server's name, and how long the answer is"),
-    answer="the server's name, and how long the answer is",
+    choices=("nothing: all is encrypted", "which page was asked for", "the server's name, and how much it sent"),
+    answer="the server's name, and how much it sent",
     needs_wire=True,
 )
 async def onlooker(net: Network) -> None:
@@ -345,8 +345,8 @@ async def onlooker(net: Network) -> None:
 @experiment(
     title="The key is stolen a year later",
     question="Somebody has recorded three connections, and steals the server's private key. Which can they read?",
-    choices=("all", "those in which something was encrypted for that key", "none: they are over"),
-    answer="those in which something was encrypted for that key",
+    choices=("all: it is the server's key", "one that sent a secret for that key", "none: their keys are gone"),
+    answer="one that sent a secret for that key",
     needs_wire=True,
 )
 async def stolen_key(net: Network) -> None:
@@ -472,7 +472,7 @@ async def bad_certificates(net: Network) -> None:
 @experiment(
     title="Taken back",
     question="A server's key was stolen, and its certificate was revoked an hour ago. Which clients refuse it now?",
-    choices=("all: its signature is void", "those that have the list", "those that connect for the first time"),
+    choices=("all: its signature is void", "those that have the list", "those that never saw it before"),
     answer="those that have the list",
 )
 async def revoked(net: Network) -> None:
@@ -510,7 +510,7 @@ async def client_certificate(net: Network) -> None:
     For the client the handshake is then over, and it may send: in 1.3 nothing comes back that would tell it whether
     it is welcome. The refusal meets it at its first read; what it has sent is lost. In 1.2 the server had the last
     word, and the handshake failed; but there the certificate, with the user's name in it, travelled in the clear.
-    (RFC 8446 §4.3.2, §4.4.2.4, §4.6.2, §6.2; RFC 5246 §7.4.6)
+    (RFC 8446 §4.3.2, §4.4.2.4, §6.2; RFC 5246 §7.4.6)
     """
     server = server_context(clients="required")
     for number, version, believed, readable in (("1.3", TLS_1_3, 3, 0), ("1.2", TLS_1_2, 1, 1)):
