@@ -53,9 +53,9 @@ PATH = "RFC 5280 §6.1: each certificate is issued by the next, and the last by 
 
 AFTER = """
 You have written what stands between a user and everybody who can sit on the wire. The errors of this exercise were
-all made in earnest. Internet Explorer's chains ended at any certificate, CA or not (CVE-2002-0862); iOS made that
-again (CVE-2011-0228). When the root AddTrust ended on 30 May 2020, clients that knew only one way up refused servers
-that were all right. Go had no limit on the work (CVE-2018-16875), and forgot that a wildcard covers what is excluded
+all made in earnest. Internet Explorer let every certificate issue others, CA or not (CVE-2002-0862), and nine years
+later iOS did so again (CVE-2011-0228). When the root AddTrust expired on 30 May 2020, clients that knew only one way up
+refused servers that were all right. Go had no limit on the work (CVE-2018-16875), and forgot that a wildcard covers what is excluded
 (CVE-2025-61727).
 
 What production verifiers have beside yours: revocation (CRLs, OCSP, short lives), Certificate Transparency (who else
@@ -77,7 +77,6 @@ class TookTooLong(BaseException):
 
 def judge_role(exercise: ModuleType, questions: str) -> list[dict[str, Any]]:
     """Call functions of the exercise, each with its arguments as `packed` has packed them; what came of it."""
-
     return [answered(exercise, name, unpacked(arguments)) for name, arguments in json.loads(questions)]
 
 
@@ -546,7 +545,7 @@ def constraint_cases() -> list[Case]:
              (leaf(new_key), new_key, old_key, lab),
              "A self-issued certificate is exempt, unless it is the leaf (RFC 5280 §6.1.3 b).", at=3),
         Case("a common name outside “lab”", (leaf(lab, name="bank.example"), lab),
-             "The common name is no DNS name: nobody is to take it for one (RFC 9525 §1.4 and §2).", at=1),
+             "The common name is no DNS name: nobody is to take it for one (RFC 9525 §2).", at=1),
         Case("a subject outside of a permitted directoryName", (leaf(company), company),
              "A constraint on a form of names that occurs must be processed, or the certificate rejected (RFC 5280 "
              "§4.2.1.10). A subject is a directoryName.", ("critical", "constraints"), permitted, at=1),
@@ -679,7 +678,7 @@ def good_cases() -> list[Case]:
     alone = make(HOST, names=[HOST], purposes=[SERVER_AUTH])
     path = (server, good, root())
     bare = bare_leaf(good, HOST)
-    several = "One path is enough, though another leads to nothing (RFC 5280 §6.1: building paths is left to you)."
+    several = "One path is enough, though another leads to nothing (RFC 5280 §6: how a path is found is left to you)."
     return [
         Case("a leaf that the root itself has issued", (leaf(root()), root()), "No intermediate is needed."),
         Case("a leaf that has nothing but its names: no key usage, no purposes, no key identifiers",
@@ -704,7 +703,7 @@ def good_cases() -> list[Case]:
         Case("a chain whose root you do not have, cross-signed by one that you have", (server, good, cross, other),
              "A root is an ordinary certificate to who does not have it.", roots=(other,)),
         Case("a chain with an expired cross-certificate (AddTrust, 30 May 2020)", path,
-             several + " Clients that knew only the way that was sent refused half the web that day.",
+             several + " Clients that knew only the way that was sent refused such servers that day.",
              sent=(server, good, dead_cross, old_root), roots=(root(), old_root)),
         Case("a self-signed leaf that is one of your roots", (alone,), "You have it, so you trust it.", sent=(alone,)),
         Case("a chain, and roots of which two have the same name", path, "An authority may have two keys.",
@@ -949,7 +948,7 @@ async def wildcards(c: Check) -> None:
         ("*.www.lab", host): one
         for host in (web, "www.lab", "a.web.www.lab", "web.www.lab.", "xn--bcher-kva.www.lab", ".www.lab")
     }
-    everything = "alone it would be everybody's certificate; RFC 9525 §3 leaves it to you to be stricter, and all are"
+    everything = "alone it would be everybody's certificate. A protocol may disallow wildcards (RFC 9525 §3); this one nobody allows"
     why |= dict.fromkeys((("*", "localhost"), ("*", HOST), ("*.", "localhost."), ("*.", HOST)), everything)
     why |= dict.fromkeys([pair for pair in pairs if "*" not in pair[0]], "“*” is the only wildcard there is")
     rest = "behind the wildcard all labels must be equal"
