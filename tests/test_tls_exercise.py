@@ -225,6 +225,15 @@ def test_what_is_written_down_can_be_asked_again(tmp_path, monkeypatch):
     assert not wanted
 
 
+def test_what_cannot_be_read_is_not_accepted():
+    """The extension is there, and is no list of names: `cryptography` says so when it is looked at."""
+    garbage = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x05\x00")
+    root = check.root()
+    leaf = check.make("a server", root, purposes=[check.SERVER_AUTH], more=[(garbage, False)])
+    with pytest.raises(ValueError, match="asn1"):
+        solution.verify([leaf.certificate], [root.certificate], check.HOST, check.NOW)
+
+
 def test_a_chain_by_hand_needs_certificates():
     assert check.verdict_on(solution, b"chain for server.lab\nhello\n").startswith("no verdict: that is no chain")
 

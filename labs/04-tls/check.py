@@ -54,17 +54,18 @@ PATH = "RFC 5280 §6.1: each certificate is issued by the next, and the last by 
 AFTER = """
 You have written what stands between a user and everybody who can sit on the wire. The errors of this exercise were
 all made in earnest. Internet Explorer let every certificate issue others, CA or not (CVE-2002-0862), and nine years
-later iOS did so again (CVE-2011-0228). When the root AddTrust expired on 30 May 2020, clients that knew only one way up
-refused servers that were all right. Go had no limit on the work (CVE-2018-16875), and forgot that a wildcard covers what is excluded
-(CVE-2025-61727).
+later iOS did so again (CVE-2011-0228). When the root AddTrust expired on 30 May 2020, clients that knew only one way
+up refused servers that were all right. Go had no limit on the work (CVE-2018-16875), and forgot that a wildcard covers
+what is excluded (CVE-2025-61727).
 
 What production verifiers have beside yours: revocation (CRLs, OCSP, short lives), Certificate Transparency (who else
 has a certificate for my name?), signatures and keys that are too weak, certificate policies, constraints on other
-kinds of names. Where they differ: openssl takes the last second for gone, and falls back to the common name when
-there is no DNS name beside it, unless it is told not to; both stand in no RFC that is in force. And they ask the
-operating system whom to trust: the weakest of more than a hundred roots vouches for every name there is, unless it is
-constrained as the lab's root is. This check reads the chain off the wire, in the clear, which TLS 1.2 allows
-everybody to do; in TLS 1.3 it is encrypted.
+kinds of names. A certificate that cannot be read makes yours raise a ValueError: so its caller must take every
+exception for a refusal. Where verifiers differ: openssl takes the last second for gone, and falls back to the common
+name when there is no DNS name beside it, unless it is told not to; neither stands in an RFC that is in force. And they
+ask the operating system whom to trust: the weakest of more than a hundred roots vouches for every name there is,
+unless it is constrained as the lab's root is. This check reads the chain off the wire, in the clear, which TLS 1.2
+allows everybody to do; in TLS 1.3 it is encrypted.
 """
 
 
@@ -948,7 +949,9 @@ async def wildcards(c: Check) -> None:
         ("*.www.lab", host): one
         for host in (web, "www.lab", "a.web.www.lab", "web.www.lab.", "xn--bcher-kva.www.lab", ".www.lab")
     }
-    everything = "alone it would be everybody's certificate. A protocol may disallow wildcards (RFC 9525 §3); this one nobody allows"
+    everything = (
+        "alone it would be everybody's certificate, and nobody takes it (RFC 9525 §3: protocols may be stricter)"
+    )
     why |= dict.fromkeys((("*", "localhost"), ("*", HOST), ("*.", "localhost."), ("*.", HOST)), everything)
     why |= dict.fromkeys([pair for pair in pairs if "*" not in pair[0]], "“*” is the only wildcard there is")
     rest = "behind the wildcard all labels must be equal"
