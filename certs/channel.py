@@ -119,13 +119,19 @@ class Channel:
         self.has_closed = False
         """Have we sent close_notify?"""
         self._idle = 0
+        self._has_left = False
         self._opening = tls.Opening() if server_side and isinstance(self.object, Object) else None
         self._unread: list[bytes] = []  # data that came before we closed
         self._last: Closed | TlsError | None = None
         self._extra = b""  # an alert of our own
 
+    @property
+    def may_send(self) -> bool:
+        return self.is_ready and not self.has_closed and not isinstance(self._last, TlsError)
+
     def receive_data(self, data: bytes) -> None:
         if not data:
+            self._has_left = True
             self._incoming.write_eof()
             return
         self._incoming.write(data)
@@ -148,9 +154,9 @@ class Channel:
             raise self._last
         return self._last
 
-    def send_data(self, data: bytes) -> None:
-        """LocalProtocolError before the handshake is done, and after close()."""
-        if not self.is_ready or self.has_closed or isinstance(self._last, TlsError):
+    def send_data(self, data: bytes | bytearray | memoryview) -> None:
+        """LocalProtocolError before the handshake is done, after close(), and when it has failed."""
+        if not self.may_send:
             raise LocalProtocolError("there is no TLS connection to send data on")
         view = memoryview(data)
         while view:
@@ -209,7 +215,8 @@ class Channel:
     def _read(self) -> bytes:
         """The data that is here, about PIECE bytes of it: records can be small. Sets what comes after it."""
         found, size = [], 0
-        while size < PIECE and self._last is None:
+        # To ask OpenSSL when there is nothing would cost an exception.
+        while (self._incoming.pending or self._has_left) and size < PIECE and self._last is None:
             try:
                 data = self.object.read(PIECE)
             except ssl.SSLWantReadError:

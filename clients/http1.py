@@ -11,6 +11,7 @@ nobody knows whether that was served. What may be served twice (GET, PUT, …) i
 Run:   make http1-server   and in a second terminal   make http1-client
 Try:   python -m clients.http1 'http://127.0.0.1:7003/redirect?n=3'
        python -m clients.http1 -d 'some words' -H 'Content-Type: text/plain' http://127.0.0.1:7003/
+       make tls-server   and   python -m clients.http1 https://localhost:7004/
        python -m http.server -b 127.0.0.1 7103 &    python -m clients.http1 http://127.0.0.1:7103/README.md
 Exit:  0 answered; 1 an error status, no proper answer, or none in time; 2 could not run (no connection, a bad
        argument); 130 Ctrl-C
@@ -32,6 +33,7 @@ from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakValueDictionary
 
+from certs.channel import TlsError
 from clients.http1_connection import Body, Connection, Origin, Request, Sessions, collect, log, split, unzip
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import Pairs, Response
@@ -66,7 +68,7 @@ class Client:
     max_answer        bytes that request() returns; a packed kilobyte can be a megabyte
     max_redirects     to follow: two servers could send us to and fro for ever. 0: the redirect is the answer
     expect_seconds    to wait for 100 (Continue), since not every server says it
-    ssl               for https (default: all authorities that this machine trusts); certs/contexts.py has the lab's
+    ssl               for https, from certs/contexts.py (default: this machine's authorities and the lab's are trusted)
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Client:
 
         LocalProtocolError    this cannot be sent, and was not
         RemoteProtocolError   what came is no answer, or half of one; or too many redirects
+        TlsError              we refuse the server's certificate, it refuses ours, or the like
         OSError               there is no connection (any more); TimeoutError, one kind of it: not in time
         """
         if body is None and method in ("POST", "PUT", "PATCH"):
@@ -284,7 +287,7 @@ def main() -> int:
     logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
     try:
         return asyncio.run(show(options))
-    except RemoteProtocolError as error:
+    except (RemoteProtocolError, TlsError) as error:
         log.info("! %s", error)
         return 1
     except LocalProtocolError as error:

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import certs
 from certs.contexts import client_context
 from clients.tls_stream import Stream, connect
 from protocols.errors import LocalProtocolError, RemoteProtocolError
@@ -81,8 +82,11 @@ Sessions = dict[Origin, ssl.SSLSession]
 
 @functools.cache
 def context() -> ssl.SSLContext:
-    """Trusts whom this machine trusts."""
-    return client_context(trust=None)
+    """Trusts whom this machine trusts, and the lab's own authority, which can vouch for the lab's names only."""
+    found = client_context(trust=None)
+    if (root := certs.FOLDER / "root.pem").is_file():
+        found.load_verify_locations(root)
+    return found
 
 
 class Connection:

@@ -111,8 +111,10 @@ class Stream:
         return data
 
     def write(self, data: bytes) -> None:
-        self.channel.send_data(data)
-        self._send()
+        """Encrypted, and sent, at once. On a connection that has failed it is lost, as on TCP; read() tells why."""
+        if self.channel.may_send:
+            self.channel.send_data(data)
+            self._send()
 
     async def drain(self) -> None:
         """Wait until the server has taken enough of it."""

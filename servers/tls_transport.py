@@ -110,11 +110,11 @@ class Tls(asyncio.Transport, asyncio.Protocol):
         try:
             while not (self.is_paused or self.is_over or self.has_ended) and (event := self.channel.next_event()):
                 match event:
-                    case Handshaken():
-                        self.greet()
                     case Data(data):
                         if self.inner:
                             self.inner.data_received(data)
+                    case Handshaken():
+                        self.greet()
                     case Closed():
                         self.has_ended = True
                         if self.inner and not self.inner.eof_received():
@@ -187,8 +187,8 @@ class Tls(asyncio.Transport, asyncio.Protocol):
     # To the inner protocol it is a transport.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self.is_closing() and not self.channel.has_closed:
-            self.channel.send_data(bytes(data))
+        if self.channel.may_send and not self.is_closing():
+            self.channel.send_data(data)
             self.transport.write(self.channel.data_to_send())
 
     def can_write_eof(self) -> bool:
