@@ -1,4 +1,4 @@
-"""Caught by: two_at_a_time: Two of HeaderDecoder disturb each other
+"""Caught by: two_tables: Two HeaderDecoders disturb each other
 
 One line too far to the left. With one connection at a time, all tests pass.
 """
