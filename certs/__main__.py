@@ -55,7 +55,6 @@ def _make(folder: Path) -> None:
 
 def _show(name: str, folder: Path) -> int:
     if name not in certs.KINDS:
-        sys.stdout.flush()
         print(f"certs: there is no certificate {name!r}. There are:", file=sys.stderr)
         print(textwrap.fill(", ".join(certs.KINDS), 78, break_on_hyphens=False), file=sys.stderr)
         return 2

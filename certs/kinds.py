@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NETWORKS = ("127.0.0.0/8", "10.0.0.0/8")  # this machine, and the hosts of the experiments
+# This machine, and the hosts of the experiments. Without one of IPv6, GnuTLS would let the root vouch for any.
+NETWORKS = ("127.0.0.0/8", "10.0.0.0/8", "::1/128")
 DOMAINS = ("localhost", "lab", "server")
 """What the lab's authority may vouch for, and nothing else (RFC 5280 §4.2.1.10)."""
 
