@@ -39,10 +39,10 @@ author. Two of your limits are what keeps such a server alive: the size of a fra
 and an integer of HPACK has an end.
 
 What production code has beside yours: a limit on a header list after it is decompressed (one byte of block can stand
-for 4 KB of fields, again and again: the HPACK bomb), on CONTINUATION frames, and on how many streams are opened and
-reset (CVE-2023-44487, rapid reset). A sender that shares the connection's window fairly among its streams; a receiver
-that gives back what was read, not what has come. In this lab that is in protocols/http2.py and servers/http2.py; the
-frames are in protocols/http2_frames.py, and h2 has the rest.
+for nearly 4 KB of fields, again and again: the HPACK bomb), on CONTINUATION frames, and on how many streams are opened
+and reset (CVE-2023-44487, rapid reset). A sender that shares the connection's window fairly among its streams; a
+receiver that gives back what was read, not what has come. In this lab: protocols/http2.py and servers/http2.py; frames
+are in protocols/http2_frames.py, field blocks in protocols/http2_hpack.py, and h2 has the rest.
 """
 
 
@@ -136,7 +136,7 @@ def decode(exercise: ModuleType, most: int, blocks: list[bytes]) -> list[dict[st
         nonlocal decoder
         if decoder is None:
             decoder = exercise.HeaderDecoder(most) if most else exercise.HeaderDecoder()
-        fields = [(name, value) for name, value in decoder.decode(block)]
+        fields = [(name, value) for name, value in decoder.decode(block) or ()]
         if any(isinstance(text, str) for field in fields for text in field):
             raise TypeError("decode() returned text, and it must return pairs of bytes")
         return [[bytes(name).hex(), bytes(value).hex()] for name, value in fields]
@@ -1444,7 +1444,7 @@ class Client:
 
 @step(
     "On a socket: another author's client gets its answers",
-    rfc="RFC 9113, RFC 7541",
+    rfc="RFC 9113 §4: frames and field blocks; §3.4: the preface; RFC 7541: HPACK",
     symptom="A server around your pieces (talk.py) was asked by the Python library h2, and the answer was wrong.",
     where="Everything that h2 sends goes through your decoders, and what your server says through your encode().",
     code="The steps above have all that is needed. `make http2-exercise` runs the server, curl can ask it.",
@@ -1481,7 +1481,8 @@ async def foreign_client(c: Check) -> None:
 
 @step(
     "On a socket: not a byte more than the windows allow, and not one less",
-    rfc="RFC 9113 §5.2.1, §6.9.1, §6.9.2",
+    rfc="RFC 9113 §6.9.1: DATA must fit into both windows; §6.9.2: SETTINGS change those of all streams, §6.9: "
+    "WINDOW_UPDATE one",
     symptom="The Python library h2 opened and shut windows, and counted the DATA that came. Your server sent too much, "
     "or had stopped before it had to.",
     where="The steps of B have each of these moves alone. The capture has them in order; to see frames in it, say in "
