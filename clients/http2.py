@@ -34,7 +34,7 @@ from weakref import WeakValueDictionary
 from certs.contexts import client_context
 from clients.http1 import MAX_ANSWER, field, redirected
 from clients.http1_connection import Body, Origin, Request, collect, split, unzip
-from clients.http2_connection import Connection, Exchange, Unprocessed, log
+from clients.http2_connection import Connection, Exchange, Unprocessed, log, request_fields
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import Response as Http1Response
 from protocols.http2_client import Response
@@ -100,8 +100,7 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
-        for connection in self._connections:
-            await connection.close()
+        await asyncio.gather(*(connection.close() for connection in self._connections))
 
     async def request(
         self, method: str, url: str, *, fields: Pairs = (), body: Body = None, expect: bool = False, gzip: bool = False
@@ -151,6 +150,7 @@ class Client:
     @contextlib.asynccontextmanager
     async def _exchange(self, request: Request) -> AsyncIterator[tuple[Connection, Exchange, Response]]:
         """One request and the head of its answer. What the server has not looked at is asked again (§8.7)."""
+        pairs, length = request_fields(request)
         tries = 0
         while True:
             async with asyncio.timeout(self._timeout):
@@ -159,7 +159,7 @@ class Client:
             try:
                 try:
                     async with asyncio.timeout(self._timeout):
-                        exchange = await connection.start(request, self._expect_seconds)
+                        exchange = await connection.start(request, pairs, length, self._expect_seconds)
                     response = await connection.head(exchange, self._timeout)
                 except (RemoteProtocolError, ConnectionError) as error:
                     again = isinstance(error, Unprocessed) or (

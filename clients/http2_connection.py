@@ -25,7 +25,7 @@ from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1_syntax import request_line
 from protocols.http2_client import ClientConnection, Data, End, Event, GoAway, Reset, Response, name_of
 from protocols.http2_frames import ErrorCode, Frame, FrameType, SettingCode, content, parse_goaway, parse_settings
-from protocols.http2_messages import Pairs
+from protocols.http2_messages import Pairs, encode_field
 
 READ = 1 << 18  # bytes taken from the socket at a time
 UNSENT = 1 << 20  # bytes that wait to be sent: a server that only pings, and reads nothing, would fill our memory
@@ -137,7 +137,7 @@ class Connection:
 
     @property
     def has_ended(self) -> bool:
-        return self._ended
+        return self._ended and self._receiver.done()
 
     @property
     def is_idle(self) -> bool:
@@ -172,9 +172,11 @@ class Connection:
 
     # Requests.
 
-    async def start(self, request: Request, expect_seconds: float) -> Exchange:
-        """Wait until the server allows one more stream, and send a request on it. Its body is sent meanwhile."""
-        pairs, length = request_fields(request)
+    async def start(self, request: Request, pairs: Pairs, length: int | None, expect_seconds: float) -> Exchange:
+        """Wait until the server allows one more stream, and send a request on it. Its body is sent meanwhile.
+
+        *pairs* and *length* are what request_fields() makes of it.
+        """
         body = request.body
         if isinstance(body, bytes) and not body:
             body = None
@@ -378,8 +380,11 @@ class Connection:
         await self._changed.wait()
 
 
-def request_fields(request: Request) -> tuple[list[tuple[str, str]], int | None]:
-    """The fields of a request, those with a colon first (§8.3.1), and the length of its body, if that is known."""
+def request_fields(request: Request) -> tuple[Pairs, int | None]:
+    """The fields of a request, those with a colon first (§8.3.1), and the length of its body, if that is known.
+
+    LocalProtocolError: this cannot be sent.
+    """
     origin, target = split(request.url)
     authority, body = origin.authority, request.body
     fields = []
@@ -392,6 +397,7 @@ def request_fields(request: Request) -> tuple[list[tuple[str, str]], int | None]
             raise LocalProtocolError("TE may only be trailers in HTTP/2 (RFC 9113 §8.2.2)")
         else:
             fields.append((name.lower(), value.strip(" \t")))
+            encode_field(*fields[-1])
     try:
         request_line(f"{request.method} {target} HTTP/1.1")
     except RemoteProtocolError as error:

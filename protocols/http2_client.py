@@ -14,7 +14,7 @@ h2 keeps the states of the streams, the windows for what we send, and the settin
 - GOAWAY: h2 takes it for the end, yet all streams up to the last one may still finish (§6.8);
 - what was on its way when a stream was reset: to be ignored (§5.1), but for the window and HPACK's table;
 - the order of frames: SETTINGS first (§3.4), nothing on streams that nobody has opened (§5.1);
-- floods: frames that are allowed, and nothing but work.
+- floods: frames that are allowed, and nothing but work (http2_rules.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from h2.exceptions import ProtocolError as H2Error
 from h2.settings import SettingCodes, Settings
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.http2 import KNOWN_SETTINGS, ON_EITHER, RULES, TABLE, CachedDecoder, CachedEncoder
 from protocols.http2_frames import (
     DEFAULT_WINDOW,
     MAX_FRAME_SIZE,
@@ -50,17 +49,20 @@ from protocols.http2_frames import (
     settings,
     window_update,
 )
+from protocols.http2_hpack import CachedDecoder, CachedEncoder
 from protocols.http2_messages import Pairs, Raw, content_length, encode_field, malformed, regular_fields
+from protocols.http2_rules import EMPTY, KNOWN_SETTINGS, LATE, PRICES, RULES, TABLE, UNKNOWN, Purse, check_frame
 
 MAX_FIELDS = 1 << 16  # bytes of the fields of a message, unpacked: 4 KB of HPACK can be megabytes (CVE-2016-6581)
 MAX_BLOCK = 1 << 16  # bytes of a field block, packed, and
 MAX_CONTINUATIONS = 32  # frames that it comes in: it could go on for ever (CVE-2024-27316)
 MAX_INTERIM = 20  # answers with 1xx before the final one
 UNSEEN_LIMIT = 100  # streams at once until the server has told its limit; §6.5.2 recommends that it be no smaller
-CALM = 1000  # frames that carry nothing, before they are too many (CVE-2019-9512, -9515, -9518) …
-CALM_PER_SECOND = 100  # … and as many more are borne: some servers do ping every second
+CREDIT = 8  # WINDOW_UPDATEs that are free for each frame of DATA that we send, up to
+MOST_CREDIT = 1000
 REMEMBERED = 1000  # streams that have ended, and how
 
+ON_ITSELF = "a stream that depends on itself (RFC 7540 §5.3.1)"
 PACKED_STATUS = b"\x08\x03"  # HPACK: ":status", not to be remembered, and three bytes: all that h2 is told
 
 
@@ -135,8 +137,9 @@ class Block(NamedTuple):
     """A field block that arrives in pieces."""
 
     stream: int
-    flags: int
+    ends: bool
     pieces: list[bytes]
+    on_itself: bool  # Its priority says that the stream depends on itself.
 
 
 class ClientConnection:
@@ -182,7 +185,7 @@ class ClientConnection:
         self._highest = -1
         self._block: Block | None = None
         self._has_settings = False
-        self._calm, self._then = float(CALM), 0.0
+        self._purse, self._credit, self._now = Purse(0.0), 0, 0.0
         self._error: RemoteProtocolError | None = None
         self.goaway: GoAway | None = None
         """What the server said, if it wants no more streams."""
@@ -238,7 +241,7 @@ class ClientConnection:
     def send_data(self, stream: int, data: bytes | memoryview, end: bool = False) -> None:
         """Send as much of a request's body as window() allows; *end*: that was all."""
         self._h2.send_data(stream, data, end)
-        self._ease(8)  # The server will have to open windows for it.
+        self._credit = min(self._credit + CREDIT, MOST_CREDIT)  # The server will open its windows again.
         if end:
             self._streams[stream].sent = True
             self._retire(stream)
@@ -275,8 +278,7 @@ class ClientConnection:
     def receive_data(self, data: bytes, now: float) -> None:
         """What came; *now*: seconds of any clock."""
         self._frames.receive_data(data)
-        self._calm = min(CALM, self._calm + (now - self._then) * CALM_PER_SECOND)
-        self._then = now
+        self._now = now
 
     def next_event(self) -> Event | None:
         """The next thing that happened; None: more bytes are needed.
@@ -308,15 +310,14 @@ class ClientConnection:
             self._has_settings = True
         if self._block and (kind != FrameType.CONTINUATION or stream != self._block.stream):
             raise broken("a field block is not followed by its CONTINUATION (RFC 9113 §6.10)")
+        if kind == FrameType.WINDOW_UPDATE and self._credit:
+            self._credit -= 1
+        else:
+            self._pay(PRICES.get(kind, 0 if kind in RULES else UNKNOWN), frame)
         if kind not in HANDLERS:  # §5.5: an extension that we do not know
-            self._charge()
             return
-        where, fits = RULES[kind]
-        if where not in (ON_EITHER, bool(stream)):
-            raise broken(f"{frame}: not on {'a stream' if stream else 'the connection'} (RFC 9113 §6)")
-        is_forgiven = kind == FrameType.PRIORITY and stream in self._streams  # §6.3: a stream error
-        if not fits(len(frame.payload)) and not is_forgiven:
-            raise broken(f"{frame}: it cannot have that length (RFC 9113 §6)", ErrorCode.FRAME_SIZE_ERROR)
+        if kind != FrameType.PRIORITY or stream not in self._streams:  # Of another size: a stream error (§6.3).
+            check_frame(frame)
         if kind != FrameType.PRIORITY and stream and (stream > self._highest or stream % 2 == 0):
             raise broken(f"{frame}: a stream that nobody has opened (RFC 9113 §5.1)")
         HANDLERS[kind](self, frame)
@@ -326,7 +327,7 @@ class ClientConnection:
         self._arrive(size)
         one = self._open(frame)
         if one is None:
-            self._charge()
+            self._pay(LATE, frame)
             return
         one.window -= size
         try:
@@ -339,10 +340,9 @@ class ClientConnection:
             self._malformed(frame, words, ErrorCode.FLOW_CONTROL_ERROR)
             return
         if data:
-            self._ease(1)
             self._events.append(Data(frame.stream, data))
         elif not end:
-            self._charge()
+            self._pay(EMPTY, frame)
         if end:
             self._tell(frame._replace(flags=Flag.END_STREAM, payload=b""))
             self._end(frame.stream, [])
@@ -350,8 +350,9 @@ class ClientConnection:
             self.consumed(frame.stream, size - len(data))  # Nobody will read the padding.
 
     def _headers(self, frame: Frame) -> None:
-        data = content(frame)
-        self._block = Block(frame.stream, frame.flags & Flag.END_STREAM, [data])
+        data, start = content(frame), 1 if frame.flags & Flag.PADDED else 0
+        on_itself = bool(frame.flags & Flag.PRIORITY) and depends_on(frame.payload[start:]) == frame.stream
+        self._block = Block(frame.stream, bool(frame.flags & Flag.END_STREAM), [data], on_itself)
         self._continue(frame)
 
     def _continuation(self, frame: Frame) -> None:
@@ -362,7 +363,7 @@ class ClientConnection:
 
     def _continue(self, frame: Frame) -> None:
         assert self._block
-        _, flags, pieces = self._block
+        _, ends, pieces, on_itself = self._block
         if len(pieces) > MAX_CONTINUATIONS or sum(map(len, pieces)) > MAX_BLOCK:
             raise broken("a field block without an end", ErrorCode.ENHANCE_YOUR_CALM)
         if not frame.flags & Flag.END_HEADERS:
@@ -373,12 +374,14 @@ class ClientConnection:
         raw = self._decoder.section(b"".join(pieces))  # whatever becomes of it: HPACK's table must be right
         if self._observe:
             self._observe("<", frame, [(n.decode("latin-1"), v.decode("latin-1")) for n, v in raw])
-        one = self._open(frame._replace(flags=flags))
+        one = self._open(frame)
         if one is None:
-            self._charge()
+            self._pay(LATE, frame)
             return
         try:
-            self._message(one, frame.stream, raw, bool(flags))
+            if on_itself:
+                raise broken(ON_ITSELF)
+            self._message(one, frame.stream, raw, ends)
         except RemoteProtocolError as error:
             self._malformed(frame, str(error))
 
@@ -411,15 +414,14 @@ class ClientConnection:
 
     def _priority(self, frame: Frame) -> None:
         """§5.3.2: nobody here would know what to do with it."""
-        self._charge()
         if len(frame.payload) != 5:
             self._malformed(frame, "PRIORITY has five bytes (RFC 9113 §6.3)", ErrorCode.FRAME_SIZE_ERROR)
-        elif int.from_bytes(frame.payload[:4], "big") & MAX_WINDOW == frame.stream and frame.stream in self._streams:
-            self._malformed(frame, "a stream that depends on itself (RFC 7540 §5.3.1)")
+        elif depends_on(frame.payload) == frame.stream and frame.stream in self._streams:
+            self._malformed(frame, ON_ITSELF)
 
     def _rst_stream(self, frame: Frame) -> None:
         if frame.stream not in self._streams:
-            self._charge()
+            self._pay(LATE, frame)
             return
         code = int.from_bytes(frame.payload, "big")
         self._tell(frame)
@@ -429,7 +431,6 @@ class ClientConnection:
             self._events.append(Reset(frame.stream, code, f"the server has reset the stream: {name_of(code)}", True))
 
     def _settings(self, frame: Frame) -> None:
-        self._charge()
         if frame.flags & Flag.ACK and frame.payload:
             raise broken("an acknowledgement of SETTINGS that has settings (RFC 9113 §6.5)", ErrorCode.FRAME_SIZE_ERROR)
         known = {}
@@ -445,11 +446,9 @@ class ClientConnection:
             self._tell(settings(known))
 
     def _ping(self, frame: Frame) -> None:
-        self._charge()
         self._tell(frame)
 
     def _goaway(self, frame: Frame) -> None:
-        self._charge()
         last, code, text = parse_goaway(frame.payload)
         if self.goaway and last > self.goaway.last:
             raise broken("a second GOAWAY whose last stream is higher (RFC 9113 §6.8)")
@@ -459,7 +458,6 @@ class ClientConnection:
         self._events.append(self.goaway)
 
     def _window_update(self, frame: Frame) -> None:
-        self._charge()
         increment = int.from_bytes(frame.payload, "big") & MAX_WINDOW  # The first bit is reserved: not looked at.
         if increment == 0 and frame.stream == 0:
             raise broken("a window that is opened by 0 (RFC 9113 §6.9)")
@@ -540,14 +538,9 @@ class ClientConnection:
         if data := self._h2.data_to_send():
             self._out.append(data)
 
-    def _charge(self) -> None:
-        """This frame was allowed, and nothing but work."""
-        self._calm -= 1
-        if self._calm < 0:
-            raise broken("nothing but frames that carry nothing", ErrorCode.ENHANCE_YOUR_CALM)
-
-    def _ease(self, frames: int) -> None:
-        self._calm = min(CALM, self._calm + frames)
+    def _pay(self, price: float, frame: Frame) -> None:
+        if price:
+            self._purse.pay(price, self._now, frame)
 
     def _show(self, data: bytes) -> None:
         """The frames that are about to be sent, for the log."""
@@ -575,6 +568,11 @@ HANDLERS: Mapping[int, Callable[[ClientConnection, Frame], None]] = {
 
 def broken(reason: str, code: int = ErrorCode.PROTOCOL_ERROR) -> RemoteProtocolError:
     return RemoteProtocolError(reason, code)
+
+
+def depends_on(payload: bytes) -> int:
+    """Priority begins with the number of a stream, behind a bit (§6.3)."""
+    return int.from_bytes(payload[:4], "big") & MAX_WINDOW
 
 
 def name_of(code: int) -> str:

@@ -223,6 +223,9 @@ CASES = [
     Case("HEADERS, padded and with priority", "6.2", [
         pad(Frame(T.HEADERS, ENDS | Flag.PRIORITY, 1, b"\0\0\0\0\x10" + ANSWER[0].payload), 9), ANSWER[1]
     ], OK),
+    Case("HEADERS with priority, on itself", "7540 5.3.1", [
+        Frame(T.HEADERS, ENDS | Flag.PRIORITY, 1, b"\x80\0\0\x01\x10" + ANSWER[0].payload), ANSWER[1]
+    ], RESET(PROTOCOL)),
     Case("HEADERS of too much padding", "6.2",
         [Frame(T.HEADERS, ENDS | Flag.PADDED, 1, b"\x02\x88")], GOAWAY(PROTOCOL)
     ),
