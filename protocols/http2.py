@@ -10,12 +10,12 @@
 The library h2 keeps the books: the states of the streams, both windows, HPACK's tables, the settings. Here is what it
 leaves to its user, or does otherwise than RFC 9113 wants:
 
-- what may come where, how long, and with which error it is refused (RULES);
+- what may come where, how long, and with which error it is refused (http2_rules.py);
 - messages (http2_messages.py): h2 ends the connection when one is malformed; §8.1.1 wants the end of its stream alone.
   So field sections are decoded and judged here, and h2 gets a HEADERS frame that says nothing (STUB), to count;
 - frames that come late, for a stream that ended a moment ago. h2 answers RST_STREAM with RST_STREAM, or gives up;
 - GOAWAY: h2 sends nothing more after either side's. But what is under way is to be finished (§6.8);
-- work that brings nothing, which is how HTTP/2 is flooded: every such frame has a price (PRICES);
+- work that brings nothing, which is how HTTP/2 is flooded: every such frame has a price;
 - whose turn it is to send (RFC 9218).
 
 A connection error is RemoteProtocolError, whose code goes to close().
@@ -32,8 +32,6 @@ import h2.config
 import h2.connection
 import h2.exceptions
 import h2.settings
-import hpack
-from hpack.table import HeaderTable
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2_frames import (
@@ -53,44 +51,27 @@ from protocols.http2_frames import (
     settings,
     window_update,
 )
+from protocols.http2_hpack import CachedDecoder, CachedEncoder
 from protocols.http2_messages import Head, Pairs, Priority, Raw, encode_field, priority, regular_fields, request_head
+from protocols.http2_rules import (
+    EMPTY,
+    KNOWN_SETTINGS,
+    LATE,
+    PRICES,
+    RESET,
+    RULES,
+    TABLE,
+    UNKNOWN,
+    WORTH_IT,
+    Purse,
+    check_frame,
+)
 
-PATIENCE = 1000.0  # What a client may cost on top of PER_SECOND, before it is told to calm down (§10.5).
-PER_SECOND = 100.0
-PRICES: dict[int, float] = {  # of a frame that brings no work done; of the others: 0
-    FrameType.PRIORITY: 1,
-    FrameType.SETTINGS: 5,  # has to be answered; CVE-2019-9515
-    FrameType.PING: 1,  # has to be answered; CVE-2019-9512
-    FrameType.WINDOW_UPDATE: 1,  # but free for DATA that was WORTH_IT, one for its stream and one for the connection
-    FrameType.CONTINUATION: 1,  # CVE-2024-27983
-    FrameType.PRIORITY_UPDATE: 1,
-    FrameType.GOAWAY: 1,
-}
-WORTH_IT = 512  # bytes; a client that lets a body trickle costs us a frame per byte: CVE-2019-9511
-EMPTY = 1.0  # DATA without data that does not end the stream: CVE-2019-9518
-UNKNOWN = 1.0  # a type that is not known here: to be ignored (§5.5), but not for ever
-RESET = 10.0  # a stream that ends by RST_STREAM: whoever sends it (CVE-2023-44487), whoever is made to (CVE-2025-8671)
 MOST = 32  # frames without an event, before it is the turn of others
 REMEMBERED = 1000  # streams that we have reset, for which more may be on its way
 MAX_STREAM = 2**31 - 1
-TABLE = 4096  # bytes: HPACK's table for what we send. A peer may offer 4 GiB (§6.5.2); we would fill them.
-DRAIN = b"goodbye?"  # A PING: its answer comes after all that the peer sent before it heard GOAWAY.
-
-ON_A_STREAM, ON_THE_CONNECTION, ON_EITHER = 1, 0, -1
-RULES: dict[int, tuple[int, Callable[[int], bool]]] = {  # where, and of which length, a frame may be (§6)
-    FrameType.DATA: (ON_A_STREAM, lambda size: True),
-    FrameType.HEADERS: (ON_A_STREAM, lambda size: True),
-    FrameType.PRIORITY: (ON_A_STREAM, lambda size: size == 5),
-    FrameType.RST_STREAM: (ON_A_STREAM, lambda size: size == 4),
-    FrameType.SETTINGS: (ON_THE_CONNECTION, lambda size: size % 6 == 0),
-    FrameType.PUSH_PROMISE: (ON_A_STREAM, lambda size: True),
-    FrameType.PING: (ON_THE_CONNECTION, lambda size: size == 8),
-    FrameType.GOAWAY: (ON_THE_CONNECTION, lambda size: size >= 8),
-    FrameType.WINDOW_UPDATE: (ON_EITHER, lambda size: size == 4),
-    FrameType.CONTINUATION: (ON_A_STREAM, lambda size: True),
-    FrameType.PRIORITY_UPDATE: (ON_THE_CONNECTION, lambda size: size >= 4),
-}
-KNOWN_SETTINGS = frozenset(range(1, 7))  # h2 would remember 65,536 others, at 600 bytes each
+DRAIN = b"goodbye?"  # A PING: its answer comes after all that the client sent before it heard GOAWAY.
+STUB = b"\x82"  # a field section that says nothing to HPACK's table: `:method: GET`
 
 
 class Request(NamedTuple):
@@ -150,59 +131,6 @@ class Stream:
         self.moved = now  # when something was last sent, or there was nothing to send
 
 
-class CachedDecoder(hpack.Decoder):
-    """A block that left the table as it was means the same again, until another one changes the table."""
-
-    def __init__(self, max_header_list_size: int) -> None:
-        super().__init__(max_header_list_size)
-        self._known: dict[bytes, Raw] = {}
-
-    def section(self, block: bytes) -> Raw:
-        """Decode the fields of a block."""
-        if known := self._known.get(block):
-            return known
-        before = state_of(self.header_table)
-        try:
-            raw = tuple(self.decode(block, raw=True))
-        except hpack.OversizedHeaderListError:  # A bomb: one byte can stand for 4 KB (CVE-2016-6581).
-            text = f"more than {self.max_header_list_size} bytes of fields (§10.5.1)"
-            raise RemoteProtocolError(text, ErrorCode.ENHANCE_YOUR_CALM) from None
-        except (hpack.HPACKError, IndexError) as error:
-            text = f"the fields cannot be unpacked: {str(error)[:80]} (§4.3)"
-            raise RemoteProtocolError(text, ErrorCode.COMPRESSION_ERROR) from None
-        if state_of(self.header_table) != before or len(self._known) > 16:
-            self._known.clear()
-        else:
-            self._known[block] = raw
-        return raw
-
-
-class CachedEncoder(hpack.Encoder):
-    """The same, for what we send."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: dict[Raw, bytes] = {}
-
-    def encode(self, headers: object, huffman: bool = True) -> bytes:
-        key: Raw = tuple(headers)  # type: ignore[arg-type]
-        if not self.header_table.resized and (known := self._known.get(key)):
-            return known
-        before = state_of(self.header_table)
-        block = super().encode(key, huffman)
-        if state_of(self.header_table) != before or len(self._known) > 64:
-            self._known.clear()
-        else:
-            self._known[key] = block
-        return block
-
-
-def state_of(table: HeaderTable) -> tuple[int, int, int]:
-    """What has changed when this has: each new entry is another object, in front."""
-    entries = table.dynamic_entries
-    return table.maxsize, len(entries), id(entries[0]) if entries else 0
-
-
 class ServerConnection:
     """Receives requests and sends responses, many at a time."""
 
@@ -227,7 +155,7 @@ class ServerConnection:
         self._fragments: list[bytes] = []
         self._reset: dict[int, None] = {}  # by us; what still comes for these is dropped
         self._early: dict[int, Priority] = {}  # for streams that are not open yet
-        self._spent, self._spent_at = 0.0, now
+        self._purse = Purse(now)
         self._credit = 0  # WINDOW_UPDATEs that are free
         self._draining = False
         self._turn = 0
@@ -295,7 +223,7 @@ class ServerConnection:
             if frame.type == FrameType.WINDOW_UPDATE and self._credit:
                 self._credit -= 1
             elif price := PRICES.get(frame.type, 0.0 if frame.type in RULES else UNKNOWN):
-                self._spend(price, now, frame)
+                self._purse.pay(price, now, frame)
             if handle := HANDLERS.get(frame.type):
                 try:
                     event = handle(self, frame, now)
@@ -309,8 +237,8 @@ class ServerConnection:
                 return Pause()
         if not self.unfinished:
             self.unfinished_since = None
-        elif self.unfinished_since is None or (arrived and not self._block):
-            self.unfinished_since = now
+        elif self.unfinished_since is None or (not self._block and (arrived or self._frames.begun == FrameType.DATA)):
+            self.unfinished_since = now  # A body may be slow, as long as it comes.
         return None
 
     def _check(self, frame: Frame) -> None:
@@ -323,17 +251,8 @@ class ServerConnection:
         if block and (frame.type != FrameType.CONTINUATION or frame.stream != block.stream):
             text = f"{frame} between HEADERS and its CONTINUATION (§6.10)"
             raise RemoteProtocolError(text, ErrorCode.PROTOCOL_ERROR)
-        rule = RULES.get(frame.type)
-        if rule is None:
-            return
-        where, fits = rule
-        if where != ON_EITHER and bool(frame.stream) != where:
-            text = f"{frame}: that is for {'a stream' if where else 'the connection, which is stream 0'} (§6)"
-            raise RemoteProtocolError(text, ErrorCode.PROTOCOL_ERROR)
-        if not fits(len(frame.payload)):
-            if frame.type == FrameType.PRIORITY and frame.stream in self.streams:
-                return
-            raise RemoteProtocolError(f"{frame}: it cannot have that length (§6)", ErrorCode.FRAME_SIZE_ERROR)
+        if frame.type != FrameType.PRIORITY or frame.stream not in self.streams:  # Of another size: a stream error.
+            check_frame(frame)
         if frame.type == FrameType.PUSH_PROMISE:
             raise RemoteProtocolError("a client cannot push (§8.4)", ErrorCode.PROTOCOL_ERROR)
         if frame.type == FrameType.CONTINUATION and not block:
@@ -345,14 +264,6 @@ class ServerConnection:
 
     def _is_idle(self, stream: int) -> bool:
         return stream > self._h2.highest_inbound_stream_id or (stream > 0 and stream % 2 == 0)
-
-    def _spend(self, price: float, now: float, frame: Frame) -> None:
-        """Count work that brings nothing. There is a little of it on every good connection."""
-        self._spent = max(0.0, self._spent - PER_SECOND * (now - self._spent_at)) + price
-        self._spent_at = now
-        if self._spent > PATIENCE:
-            text = f"too much that brings nothing, the last of it {frame} (§10.5)"
-            raise RemoteProtocolError(text, ErrorCode.ENHANCE_YOUR_CALM)
 
     # Frames of a stream.
 
@@ -402,7 +313,7 @@ class ServerConnection:
         is_old = frame.stream <= self._h2.highest_inbound_stream_id
         self._tell_h2(frame.stream, ends)  # It knows how old ones ended: a connection error, or it has sent RST_STREAM.
         if is_old:
-            self._spend(RESET, now, frame)
+            self._purse.pay(RESET, now, frame)
             return None
         if len(self.streams) >= self.max_streams or frame.stream > self.last_stream:
             return self._end(frame, ErrorCode.REFUSED_STREAM, "too many streams at a time (§5.1.2)", now)
@@ -429,13 +340,13 @@ class ServerConnection:
     def _data(self, frame: Frame, now: float) -> Event | None:
         data, ends = content(frame), bool(frame.flags & Flag.END_STREAM)
         if not data and not ends:
-            self._spend(EMPTY, now, frame)
+            self._purse.pay(EMPTY, now, frame)
         stream = self.streams.get(frame.stream)
         if stream is None:
             if frame.stream in self._reset:  # It may not know yet.
                 self._give_back(frame)
                 return None
-            self._spend(RESET, now, frame)
+            self._purse.pay(RESET, now, frame)
             self._h2.receive_data(encode(frame))  # It answers RST_STREAM, STREAM_CLOSED, and gives the window back.
             return None
         if stream.whole:
@@ -459,10 +370,10 @@ class ServerConnection:
     def _rst_stream(self, frame: Frame, now: float) -> Event | None:
         stream = self.streams.pop(frame.stream, None)
         if stream is None:
-            self._spend(1, now, frame)
+            self._purse.pay(LATE, now, frame)
             return None  # Our END_STREAM and its RST_STREAM have met on the way.
         self._h2.receive_data(encode(frame))
-        self._spend(RESET, now, frame)
+        self._purse.pay(RESET, now, frame)
         return Reset(frame.stream, int.from_bytes(frame.payload, "big"), "by the client")
 
     def _window_update(self, frame: Frame, now: float) -> Event | None:
@@ -571,7 +482,7 @@ class ServerConnection:
         """A stream error (§5.4.2), for which the client is to blame."""
         known = self.streams.pop(frame.stream, None)
         self._forget(frame.stream, code)
-        self._spend(RESET, now, frame)
+        self._purse.pay(RESET, now, frame)
         return Reset(frame.stream, code, reason) if known else None
 
     def _open(self, stream: int) -> Stream:
@@ -614,9 +525,8 @@ class ServerConnection:
             one.out = one.out[size:]
             room -= size
             one.moved = now
-            self._spent -= 2 * (
-                size > 0
-            )  # It will be answered with WINDOW_UPDATE, on the stream and on the connection.
+            if size >= WORTH_IT or last:
+                self._credit += 2
             if last and one.trailers:
                 books.send_headers(one.id, [encode_field(*pair) for pair in one.trailers], end_stream=True)
             if last:
@@ -670,7 +580,6 @@ def rank(one: Stream) -> tuple[int, bool, int, int]:
     return (*one.priority, one.turn, one.id)
 
 
-STUB = b"\x82"  # a field section that says nothing to HPACK's table: `:method: GET`
 HANDLERS: dict[int, Callable[[ServerConnection, Frame, float], Event | None]] = {
     FrameType.DATA: ServerConnection._data,
     FrameType.HEADERS: ServerConnection._headers,

@@ -133,6 +133,11 @@ class Decoder:
         """Bytes that are here and not decoded: whole frames that nobody asked for yet, or the beginning of one."""
         return len(self._buffer) - self._at
 
+    @property
+    def begun(self) -> int | None:
+        """The type of the frame that comes next, if so much of it is here."""
+        return self._buffer[self._at + 3] if self.unread > 3 else None
+
     def receive_data(self, data: bytes) -> None:
         """Keep what the socket gave."""
         self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data

@@ -147,6 +147,8 @@ class Talk(asyncio.Protocol):
         """The same for one stream. A task begins before it is cancelled: what it was given has to be closed."""
         if work := self.works.pop(stream, None):
             work.is_over = True
+            for unused in work.inbox:  # It was counted for the connection's window, too.
+                self.conn.acknowledge(stream, unused.size)
             self.clock.call_soon(work.task.cancel)
 
     # In turns.

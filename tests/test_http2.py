@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import random
 import re
 import signal
 import socket
@@ -548,6 +549,58 @@ async def test_a_mistake_of_ours_ends_its_stream_alone(caplog):
             await peer.answer(3)
         await peer.ping()
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_hpack_stays_right_whatever_becomes_of_its_tables():
+    """What is remembered must not outlive a change: by new fields, by the client's SETTINGS, by an entry too large."""
+    conn, frames, decoder, encoder = ServerConnection(), Decoder(), hpack.Decoder(), hpack.Encoder()
+    conn.receive_data(GREETING)
+    chance = random.Random(7)
+    for number in range(300):
+        stream = 2 * number + 1
+        if chance.random() < 0.1:
+            size = chance.choice((0, 60, 100, 300, 4096))
+            conn.receive_data(encode(settings({1: size})))
+            decoder.max_allowed_table_size = max(size, decoder.header_table_size)
+        if chance.random() < 0.1:
+            encoder.header_table_size = chance.choice((0, 60, 150, 4096))
+        asked = [
+            (f"x-{chance.randrange(4)}", str(chance.randrange(3)) * chance.choice((1, 1, 1, 20, 20, 20, 5000)))
+            for _ in range(3)
+        ]
+        asked = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), *asked]
+        conn.receive_data(encode(Frame(1, 5, stream, encoder.encode(asked))))
+        event = conn.next_event(number)
+        assert [*map(tuple, event.head.pairs)] == asked[4:]
+        answer = [
+            (f"y-{chance.randrange(4)}", str(chance.randrange(3)) * chance.choice((1, 1, 1, 20, 20, 20, 5000)))
+            for _ in range(3)
+        ]
+        conn.send_head(stream, 200, answer, end=True)
+        frames.receive_data(conn.data_to_send(number))
+        block = b"".join(frame.payload for frame in frames.frames() if frame.type in (1, 9))
+        assert [tuple(pair) for pair in decoder.decode(block)] == [(":status", "200"), *answer]
+
+
+async def test_a_body_whose_stream_was_reset_gives_its_window_back():
+    async with http2.serve(respond=respond, connection_window=1 << 19) as server, peer_of(server) as peer:
+        for stream in range(1, 81, 2):
+            peer.send(get(stream, "/", ("x-wait", ""), method="POST", flags=Flag.END_HEADERS))
+            peer.send(*[data(stream, bytes(16000), flags=0)] * 4, rst_stream(stream, 8))
+            assert FrameType.GOAWAY not in [frame.type for frame in await peer.ping()]
+
+
+async def test_a_slow_body_may_take_its_time_and_a_slow_head_may_not():
+    async with http2.serve(head_seconds=4 * TICK) as server, peer_of(server) as peer:
+        peer.send(get(1, method="POST", flags=Flag.END_HEADERS))
+        for byte in encode(data(1, b"hello there")):
+            peer.writer.write(bytes([byte]))
+            await asyncio.sleep(TICK)
+        assert (await peer.answer(1))[1] == b"hello there"
+        for byte in encode(get(3))[:16]:
+            peer.writer.write(bytes([byte]))
+            await asyncio.sleep(TICK)
+        await ends_with(peer, ErrorCode.ENHANCE_YOUR_CALM, "in time")
 
 
 # -- Limits and time ---------------------------------------------------------------------------------
