@@ -409,7 +409,7 @@ async def lost_segment(net: Network) -> None:
 @experiment(
     title="Me first",
     link=Link(delay_ms=10),
-    question="While 655,350 bytes are under way an image is asked for. How much of the rest comes before it?",
+    question="While 393,210 bytes are under way an image is asked for. How much of the rest comes before it?",
     choices=("all, unless the image says that it is urgent", "half: streams take turns", "none: small things first"),
     answer="all, unless the image says that it is urgent",
 )
@@ -421,11 +421,11 @@ async def priorities(net: Network) -> None:
     become of the first plan, a tree of dependencies and weights that hardly anybody kept. (RFC 9218 §4, §10;
     RFC 9113 §5.3)
     """
-    size = 10 * 65535
+    size = 6 * 65535
     async with serving(net):
         for name, fields, least, most in (
             ("both urgent alike", [], 0, 0),
-            ("the image more urgent", [("priority", "u=0")], 300_000, size),
+            ("the image more urgent", [("priority", "u=0")], 100_000, size),
         ):
             talk = Talk(net, {SettingCode.INITIAL_WINDOW_SIZE: size})  # So the connection's window decides alone.
             download = talk.request(f"/bytes/{size}")
@@ -620,10 +620,10 @@ FLOODS = (  # what is sent 2000 times, behind a request that is whole, or has no
 async def floods(net: Network) -> None:
     """Each of these frames is allowed, small, and work for whoever gets it: PING and SETTINGS want an answer, DATA may
     be empty, fields may go on in CONTINUATION, and as long as they do there is no request that a limit could be on.
-    Most of the eight CVEs of 2019 and all of 2024's are made of that. There is no rule for how much is too much: the
-    RFC lets an endpoint end a connection that it finds suspicious, with ENHANCE_YOUR_CALM. The lab's server gives each
-    such frame a price, and each connection an allowance that grows with time. (RFC 9113 §10.5, §10.5.1; CVE-2019-9512,
-    9515, 9518; CVE-2024-27316)
+    Several CVEs of 2019 are made of that, and those of CONTINUATION in 2024. There is no rule for how much is too much:
+    the RFC lets an endpoint end a connection that it finds suspicious, with ENHANCE_YOUR_CALM. The lab's server gives
+    each such frame a price, and each connection an allowance that grows with time. (RFC 9113 §10.5, §10.5.1;
+    CVE-2019-9512, 9515, 9518; CVE-2024-27316)
     """
     times: list[float] = []
     done = threading.Event()
@@ -677,7 +677,7 @@ async def stalled_readers(net: Network) -> None:
     most = 2**31 - 1
     with alone(net):
         watcher = Talk(net)
-        watcher.ask("/bytes/1000000")
+        watcher.ask("/bytes/300000")
         before = memory(watcher)
         stalled = []
         for _ in range(5):
