@@ -251,10 +251,10 @@ class Channel:
         self._extra += sent
         plain = Alert(sent[-1]) if sent[-7:-6] == b"\x15" and sent[-4:-2] == b"\0\2" else None
         if isinstance(error, ssl.SSLCertVerificationError):
-            code = error.verify_code
+            code, words_of_it = error.verify_code, error.verify_message.rstrip(".")
             alert = next((alert for alert, codes in REFUSALS.items() if code in codes), Alert.CERTIFICATE_UNKNOWN)
-            refusal = CertificateError(f"the certificate is refused: {error.verify_message}", plain or alert)
-            refusal.verify_code, refusal.verify_message = code, error.verify_message
+            refusal = CertificateError(f"the certificate is refused: {words_of_it}", plain or alert)
+            refusal.verify_code, refusal.verify_message = code, words_of_it
             return refusal
         if plain == Alert.NO_APPLICATION_PROTOCOL:
             text = "no application protocol in common"

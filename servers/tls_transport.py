@@ -133,7 +133,8 @@ class Tls(asyncio.Transport, asyncio.Protocol):
         self.timer.cancel()
         connection = self.channel.object
         self.flush()
-        log.info("= %s %s", self.peer, agreed(connection))
+        if log.isEnabledFor(logging.INFO):
+            log.info("= %s %s", self.peer, agreed(connection))
         self.inner = self.factory(connection.selected_alpn_protocol())
         self.inner.connection_made(self)
 

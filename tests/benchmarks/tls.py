@@ -18,8 +18,8 @@ from pathlib import Path
 
 import certs
 from certs.contexts import TLS_1_2, TLS_1_3
+from tests.benchmarks.http1 import memory, row, running
 from tests.benchmarks.http1 import nginx as plain_nginx
-from tests.benchmarks.http1 import row, running
 
 ROUNDS = 10
 HANDSHAKES = 25  # in a round: the shorter, the likelier is one that nothing disturbs
@@ -121,7 +121,7 @@ def handshakes() -> None:
 
 
 def requests_per_second(url: str) -> float:
-    out = subprocess.run(["wrk", "-t1", "-c32", "-d2", url], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(["wrk", "-t1", "-c32", "-d1", url], capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in out, out
     assert "Socket errors" not in out, out
     return float(re.search(r"Requests/sec: *([0-9.]+)", out)[1])  # type: ignore[index]
@@ -134,7 +134,7 @@ def requests() -> None:
     with contextlib.ExitStack() as stack:
         urls = {name: f"https://127.0.0.1:{stack.enter_context(running(make))[0]}/" for name, make in servers.items()}
         urls["servers/http1.py, without TLS"] = f"http://127.0.0.1:{stack.enter_context(running(plain))[0]}/"
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS // 2):
             for name, url in urls.items():
                 best[name] = max(best[name], requests_per_second(url))
     mine, *_ = best.values()
@@ -157,6 +157,21 @@ def streaming() -> None:
             row(name, best, "MB/s")
 
 
+def idle() -> None:
+    count = 500
+    print(f"\nMemory of {count} idle connections, each of which has had an answer")
+    context = ssl.create_default_context(cafile=str(certs.FOLDER / "root.pem"))
+    for name, make in {"servers/tls.py": ours, "asyncio's TLS": with_asyncio}.items():
+        with running(make) as (port, pid), contextlib.ExitStack() as stack:
+            before = memory(pid)
+            for _ in range(count):
+                tcp = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                client = stack.enter_context(context.wrap_socket(tcp, server_hostname="localhost"))
+                client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            row(name, (memory(pid) - before) * 1e6 / count, "bytes each")
+
+
 def main() -> None:
     if missing := [tool for tool in ("openssl", "nginx", "wrk", "curl") if not shutil.which(tool)]:
         print(f"\nTLS is not measured: {' and '.join(missing)} not installed.")
@@ -165,6 +180,7 @@ def main() -> None:
     handshakes()
     requests()
     streaming()
+    idle()
 
 
 if __name__ == "__main__":
