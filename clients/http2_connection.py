@@ -22,7 +22,7 @@ from clients.http1_connection import _one as one
 from clients.http1_connection import _shown as shown
 from clients.tls_stream import Stream, connect
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.http1_syntax import request_line
+from protocols.http1_syntax import is_host, request_line
 from protocols.http2_client import ClientConnection, Data, End, Event, GoAway, Reset, Response, name_of
 from protocols.http2_frames import ErrorCode, Frame, FrameType, SettingCode, content, parse_goaway, parse_settings
 from protocols.http2_messages import Pairs, encode_field
@@ -255,7 +255,7 @@ class Connection:
         self, exchange: Exchange, body: bytes | AsyncIterable[bytes], length: int | None, wait: float
     ) -> None:
         """Each piece when the server's windows have room for it, and the socket has."""
-        sent = 0
+        sent, ended = 0, False
         try:
             with contextlib.suppress(TimeoutError):  # Not every server knows 100 (RFC 9110 §10.1.1).
                 async with asyncio.timeout(wait):
@@ -269,7 +269,8 @@ class Connection:
                 while rest:
                     room = self._http.window(exchange.stream)
                     if room > 0:
-                        self._http.send_data(exchange.stream, rest[:room], len(rest) <= room and sent == length)
+                        ended = len(rest) <= room and sent == length
+                        self._http.send_data(exchange.stream, rest[:room], ended)
                         rest = rest[room:]
                         self._flush()
                         exchange.has_moved = True
@@ -281,7 +282,7 @@ class Connection:
                         return  # The answer, or an error, has come first.
             if length is not None and sent != length:
                 raise LocalProtocolError(f"Content-Length is {length}, and the body has other {sent} bytes")
-            if length is None and self._http.is_open(exchange.stream) and not self._ended:
+            if not ended and self._http.is_open(exchange.stream) and not self._ended:
                 self._http.send_data(exchange.stream, b"", True)
                 self._flush()
         except ConnectionError:
@@ -392,7 +393,9 @@ def request_fields(request: Request) -> tuple[Pairs, int | None]:
         if name[:1] == ":":
             raise LocalProtocolError(f"{name!r} is no field: it comes from the method and the URL")
         if name.lower() == "host":
-            authority = value  # §8.3.1: it has another name now
+            authority = value.strip(" \t")  # §8.3.1: it has another name now.
+            if not is_host(authority):
+                raise LocalProtocolError(f"Host {value[:80]!r} is not host or host:port")
         elif name.lower() == "te" and value.lower() != "trailers":
             raise LocalProtocolError("TE may only be trailers in HTTP/2 (RFC 9113 §8.2.2)")
         else:
@@ -428,14 +431,11 @@ class WireLog:
         self._packed = {">": 0, "<": 0}
 
     def __call__(self, way: str, frame: Frame, pairs: Pairs | None) -> None:
-        said = (
-            self._fields(way, frame, pairs)
-            if frame.type in (FrameType.HEADERS, FrameType.CONTINUATION)
-            else says(frame)
-        )
+        has_fields = frame.type in (FrameType.HEADERS, FrameType.CONTINUATION)
+        said = self._fields(way, frame, pairs) if has_fields else says(frame)
         log.info("%s %s%s", way, frame, f": {said}" if said else "")
         for name, value in pairs or ():
-            log.info("%s     %s: %s", way, name, repr(value)[1:-1])
+            log.info("%s     %s", way, repr(f"{name}: {value}")[1:-1])  # Nobody has checked it yet.
 
     def _fields(self, way: str, frame: Frame, pairs: Pairs | None) -> str:
         """How much HPACK has saved."""

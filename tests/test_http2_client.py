@@ -501,10 +501,14 @@ async def test_how_a_request_ends():
         yield b""
         yield b"c"
 
+    async def nothing():
+        for piece in ():
+            yield piece
+
     async def behave(peer: Peer) -> None:
         await peer.begin()
         found = []
-        for stream in (1, 3, 5, 7, 9):
+        for stream in (1, 3, 5, 7, 9, 11, 13):
             frames = []
             while not frames or not frames[-1].flags & END:
                 frame = await peer.frame()
@@ -515,7 +519,7 @@ async def test_how_a_request_ends():
             )
             peer.send(*answer_on(stream))
         assert found == [[(1, b"")], [(1, b"")], [(1, b""), (0, b"abc")], [(1, b""), (0, b"ab"), (0, b"c"), (0, b"")],
-                         [(1, b""), (0, b"ab"), (0, b"c")]]  # fmt: skip
+                         [(1, b""), (0, b"ab"), (0, b"c")], [(1, b""), (0, b"")], [(1, b""), (0, b"")]]  # fmt: skip
         await peer.rest()
 
     async with server_that(behave) as url, client() as us:
@@ -524,6 +528,8 @@ async def test_how_a_request_ends():
         await us.request("POST", url, body=b"abc")
         await us.request("POST", url, body=pieces())
         await us.request("POST", url, body=pieces(), fields=[("Content-Length", "3")])
+        await us.request("POST", url, body=nothing())
+        await us.request("POST", url, body=nothing(), fields=[("Content-Length", "0")])
 
 
 # -- Requests that go otherwise ----------------------------------------------------------------------
@@ -916,6 +922,7 @@ async def test_pings_now_and_then_are_no_flood():
         ("GET", "/", [("Connection", "close")], None, "connection"),
         ("POST", "/", [("Transfer-Encoding", "chunked")], b"x", "transfer-encoding"),
         ("GET", "/", [("TE", "gzip")], None, "TE"),
+        ("GET", "/", [("Host", "a b")], None, "Host"),
         ("GET", "/", [("Content-Length", "3")], None, "there is none"),
         ("POST", "/", [("Content-Length", "3")], b"x", "not the length"),
         ("POST", "/", [("Content-Length", "x")], b"x", "number"),
@@ -1310,6 +1317,7 @@ async def test_the_program_shows_what_is_on_the_wire():
         ([rst_stream(1, ErrorCode.INTERNAL_ERROR)], ["{}"], 1, "! the server has reset the stream: INTERNAL_ERROR"),
         ([goaway(0, 0, b"\x1b]0;mine\x07")], ["{}"], 1, "goes away"),
         ([head(("x", "\x9d")), data(b"\x1b[31m")], ["{}"], 0, r"<     x: \x9d"),
+        ([head(("\x1b", "\x07"))], ["{}"], 1, r"<     \x1b: \x07"),
         ([ping(b"\xff" * 7)], ["{}"], 1, "FRAME_SIZE_ERROR"),
         ([], ["--timeout", str(2 * TICK), "{}"], 1, "No answer from {}: nothing for 0.1 s."),
         ([], ["http://127.0.0.1:1/"], 2, "Connection refused. Is `make http2-server` running?"),
