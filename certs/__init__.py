@@ -6,7 +6,7 @@ readable by their owner only, and never committed.
 
     root ── intermediate ──┬── server, server-rsa, www, client      NAME.pem is what a server sends:
      │           │         └── expired, revoked, wrong-name …       its certificate, then the intermediate
-    root.crl   intermediate.crl                                     NAME.key is its private key
+    root.crl   intermediate.crl: what each has taken back           NAME.key is its private key
 
 `kinds.py` is the table of all, `profile.py` what each says, `renewal.py` which have to be made anew; this page makes
 them. `python -m certs show server` explains one.

@@ -28,7 +28,7 @@ class Kind:
     use: Literal["authority", "server", "client"] = "server"
     signer: str | None = "intermediate"  # None: its own key
     common_name: str = "server.lab"
-    names: tuple[str, ...] = _SERVER  # the subject alternative names; nobody looks at the common name (RFC 9525 §2)
+    names: tuple[str, ...] = _SERVER  # subject alternative names: the common name counts no more (RFC 9525 §2)
     days: tuple[int, int] = (0, 90)  # valid from and to, counted from the day it is made
     renew: int = 7  # made anew when this many days are left
     path_length: int | None = None  # authorities only: how many authorities may follow below it
@@ -54,8 +54,7 @@ KINDS = {
                 names=("www.lab", "*.www.lab")),
     "site": Kind("an ordinary site, signed by the root itself", signer="root", common_name="site.lab",
                  names=("site.lab",), sends=()),
-    "client": Kind("a client called alice, for mutual TLS", use="client", common_name="alice",
-                   names=_ALICE),
+    "client": Kind("a client called alice, for mutual TLS", use="client", common_name="alice", names=_ALICE),
     "unknown-root": Kind(
         "a root that nobody trusts", use="authority", signer=None, sends=(), constrained=True,
         common_name="Unknown Root CA", names=(), days=(-100, 10 * _YEAR), renew=500,

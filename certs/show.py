@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -94,9 +95,8 @@ def _facts(certificate: x509.Certificate, folder: Path) -> Iterator[tuple[str, s
 
 def pin(certificate: x509.Certificate) -> str:
     """The hash of a certificate's public key, as Chromium's --ignore-certificate-errors-spki-list wants it."""
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    return base64.b64encode(digest.finalize()).decode()
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(key).digest()).decode()
 
 
 def _validity(certificate: x509.Certificate) -> str:
