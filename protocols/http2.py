@@ -309,6 +309,7 @@ class ServerConnection:
             self._tell_h2(frame.stream, True)
             return Trailers(frame.stream, pairs)
         if frame.stream in self._reset:
+            self._purse.pay(LATE, now, frame)
             return None
         is_old = frame.stream <= self._h2.highest_inbound_stream_id
         self._tell_h2(frame.stream, ends)  # It knows how old ones ended: a connection error, or it has sent RST_STREAM.

@@ -14,7 +14,8 @@ from protocols.errors import RemoteProtocolError
 from protocols.http2_frames import ErrorCode
 from protocols.http2_messages import Raw
 
-MOST = 32  # blocks to remember
+MOST = 32  # blocks to remember, and
+LONGEST = 1024  # bytes of them, lest they be used to fill our memory
 
 
 class CachedDecoder(hpack.Decoder):
@@ -37,7 +38,7 @@ class CachedDecoder(hpack.Decoder):
         except (hpack.HPACKError, IndexError) as error:
             text = f"the fields cannot be unpacked: {str(error)[:80]} (RFC 9113 §4.3)"
             raise RemoteProtocolError(text, ErrorCode.COMPRESSION_ERROR) from None
-        if is_same(state_of(self.header_table), before) and len(self._known) < MOST:
+        if is_same(state_of(self.header_table), before) and len(self._known) < MOST and len(block) <= LONGEST:
             self._known[block] = raw
         else:
             self._known.clear()

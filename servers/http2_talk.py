@@ -1,15 +1,13 @@
 """One HTTP/2 connection of servers/http2.py, from accept to its end: many requests at a time.
 
 A request that needs no waiting is answered in the callback that brought it, and all answers of one read leave in one
-write. One that waits (for its body, for time to pass, for a window) gets a task. A stream that waits keeps no other.
+write. One that waits gets a task, which is servers/http2_work.py. A stream that waits keeps no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocols import http2
@@ -18,6 +16,7 @@ from protocols.http2_frames import PREFACE, Decoder, ErrorCode
 from protocols.http2_messages import Head
 from servers import site
 from servers.http1_talk import NO_BODY
+from servers.http2_work import Work
 
 if TYPE_CHECKING:
     from servers.http2 import Server
@@ -39,27 +38,6 @@ class Http2Limits(NamedTuple):
     max_fields: int
     stream_window: int
     connection_window: int
-
-
-class Work:
-    """A request that takes time."""
-
-    task: asyncio.Task[None]
-    waiter: asyncio.Future[None] | None = None  # for a piece of the body, or for room to send
-    ends_at = 0.0  # until when it waits for the client to send
-    received = 0  # bytes of the body
-    head_sent = False
-    is_over = False  # Nobody waits for it any more.
-    wants_continue = False  # The client wants to hear 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
-
-    def __init__(self, stream: int, head: Head, whole: bool) -> None:
-        self.stream, self.head, self.whole = stream, head, whole
-        self.inbox: deque[http2.Data] = deque()  # It holds what the stream's window allows, and no more.
-        self.error: RemoteProtocolError | None = None
-
-    def wake(self) -> None:
-        if self.waiter and not self.waiter.done():
-            self.waiter.set_result(None)
 
 
 class Talk(asyncio.Protocol):
@@ -147,8 +125,7 @@ class Talk(asyncio.Protocol):
         """The same for one stream. A task begins before it is cancelled: what it was given has to be closed."""
         if work := self.works.pop(stream, None):
             work.is_over = True
-            for unused in work.inbox:  # It was counted for the connection's window, too.
-                self.conn.acknowledge(stream, unused.size)
+            work.give_back()
             self.clock.call_soon(work.task.cancel)
 
     # In turns.
@@ -220,15 +197,7 @@ class Talk(asyncio.Protocol):
             if isinstance(event, http2.Data):
                 self.conn.acknowledge(event.stream, event.size)  # It was answered without its body.
         else:
-            if isinstance(event, http2.Data):
-                work.inbox.append(event)
-                work.received += len(event.data)
-                work.whole = event.whole
-                if work.received > self.limits.max_body:
-                    work.error = RemoteProtocolError(f"a body of more than {self.limits.max_body} bytes", 413)
-            else:
-                work.whole = True
-            work.wake()
+            work.receive(event)
 
     def answer(self, event: http2.Request) -> None:
         """Answer now, if that needs no waiting; else leave it to a task."""
@@ -241,8 +210,8 @@ class Talk(asyncio.Protocol):
         if head.length is not None and head.length > self.limits.max_body:
             self.refuse(event.stream, 413, f"a body of more than {self.limits.max_body} bytes")
             return
-        work = None if event.whole else Work(event.stream, head, False)
-        body = self.body(work) if work else NO_BODY
+        work = None if event.whole else Work(self, event.stream, head, False)
+        body = work.body() if work else NO_BODY
         try:
             response = self.server.respond(site.Request(head.method, head.target, head.fields, body))
             if work is None and isinstance(response, site.Response) and isinstance(response.body, bytes):
@@ -251,9 +220,9 @@ class Talk(asyncio.Protocol):
         except Exception:
             self.failed(event.stream, head)
             return
-        work = work or Work(event.stream, head, True)
+        work = work or Work(self, event.stream, head, True)
         self.works[event.stream] = work
-        work.task = self.clock.create_task(self.work(work, response))
+        work.task = self.clock.create_task(work.run(response))
         self.server.tasks.add(work.task)
         work.task.add_done_callback(self.server.tasks.discard)
 
@@ -266,90 +235,6 @@ class Talk(asyncio.Protocol):
         self.conn.send_head(stream, response.status, fields, end)
         if not end:
             self.conn.send_data(stream, body, self.now, end=True)
-
-    async def work(self, work: Work, coming: site.Response | Awaitable[site.Response]) -> None:
-        """Answer one request, whatever time it takes."""
-        work.wants_continue = work.head.expects_continue and not (work.whole or work.inbox)
-        try:
-            response = coming if isinstance(coming, site.Response) else await coming
-            if work.is_over:
-                return
-            if isinstance(response.body, bytes):
-                self.now = self.clock.time()
-                work.head_sent = True
-                self.send(work.stream, work.head, response, response.body)
-            else:
-                await self.stream(work, response, response.body)
-        except RemoteProtocolError as error:
-            self.refuse(work.stream, error.code, str(error), work.head_sent)
-        except Exception:
-            if work.is_over:
-                return
-            self.failed(work.stream, work.head, work.head_sent)
-        self.works.pop(work.stream, None)
-        for unused in work.inbox:
-            self.conn.acknowledge(work.stream, unused.size)
-        self.take_turn_soon()
-
-    async def stream(self, work: Work, response: site.Response, body: AsyncIterator[bytes]) -> None:
-        """Send a body as it comes into being. When that fails half-way, RST_STREAM says that it is not whole."""
-        try:
-            bodiless = work.head.method == "HEAD" or response.status in (204, 304)
-            first = await anext(body, b"") if work.wants_continue and not bodiless else b""
-            work.head_sent = True
-            self.conn.send_head(work.stream, response.status, (*response.fields, self.server.date()), bodiless)
-            self.take_turn_soon()
-            if bodiless:
-                return
-            left = next((int(value) for name, value in response.fields if name == "content-length"), -1)
-            if first:
-                left -= len(first)
-                await self.write(work, first, left == 0)
-            async for piece in body:
-                left -= len(piece)
-                if piece:
-                    await self.write(work, piece, left == 0)
-            if left:
-                self.conn.send_data(work.stream, b"", self.clock.time(), end=True)
-        finally:
-            if isinstance(body, AsyncGenerator):
-                await body.aclose()
-
-    async def write(self, work: Work, data: bytes, end: bool) -> None:
-        """Send, and wait until it has left: what a window keeps back is not held in memory twice."""
-        self.conn.send_data(work.stream, data, self.clock.time(), end)
-        self.take_turn_soon()
-        while not self.conn.is_sent(work.stream):
-            await self.wait(work)
-
-    async def body(self, work: Work) -> AsyncIterator[bytes]:
-        """The body of the request, as it arrives. What is taken may come again: WINDOW_UPDATE."""
-        while True:
-            if work.error:
-                raise work.error
-            if work.inbox:
-                event = work.inbox.popleft()
-                self.conn.acknowledge(work.stream, event.size)
-                self.take_turn_soon()
-                if event.data:
-                    yield event.data
-            elif work.whole:
-                return
-            else:
-                if work.wants_continue and not work.head_sent:
-                    self.conn.send_head(work.stream, 100, ())
-                    self.take_turn_soon()
-                work.wants_continue = False
-                work.ends_at = self.clock.time() + self.limits.body_seconds
-                await self.wait(work)
-                work.ends_at = 0
-
-    async def wait(self, work: Work) -> None:
-        work.waiter = self.clock.create_future()
-        try:
-            await work.waiter
-        finally:
-            work.waiter = None
 
     def refuse(self, stream: int, status: int, reason: str, head_sent: bool = False) -> None:
         """Say why, if an answer is still possible."""
@@ -403,8 +288,7 @@ class Talk(asyncio.Protocol):
                 self.drop(stream)
             for work in list(self.works.values()):
                 if work.ends_at and now >= work.ends_at:
-                    work.error = RemoteProtocolError("the body of the request did not come in time", 408)
-                    work.wake()
+                    work.end("the body of the request did not come in time", 408)
             self.flush()
 
     def late(self) -> None:
