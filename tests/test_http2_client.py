@@ -495,6 +495,28 @@ async def test_a_body_is_made_no_faster_than_it_is_sent():
     assert made == 100
 
 
+async def test_an_upload_that_nobody_takes():
+    """The windows are open, and the server does not read: what TCP does not take is not made."""
+    made = 0
+
+    async def endless():
+        nonlocal made
+        while True:
+            made += 1
+            yield bytes(65536)
+
+    async def behave(peer: Peer) -> None:
+        peer.writer.write(encode(settings({4: MAX_WINDOW})) + encode(window_update(0, MAX_WINDOW - 65_535)))
+        await given_up.wait()
+
+    given_up = asyncio.Event()
+    async with server_that(behave) as url, client(timeout=10 * TICK) as us:
+        with pytest.raises(TimeoutError):
+            await us.request("PUT", url, body=endless())
+        given_up.set()
+        assert made < 1000  # 64 MB; the kernel's buffers for one connection are smaller than that
+
+
 async def test_how_a_request_ends():
     """With its fields, if there is no body; with the last DATA, if its length is known; else with an empty one."""
 
