@@ -634,12 +634,13 @@ async def too_large(c: Check) -> None:
         (frame(SETTINGS, 0, 0, b"") + header,): "behind a good frame, 16,385 bytes are announced",
         (frame(DATA, 0, 1, b"", 101),): "max_size is 100, and 101 bytes are announced",
     }
-    inputs = [[frame(*full)], cut(frame(*full), 1000), [frame(*small)], *wrong]
-    seen = await frames_of(c, *inputs, most=[0, 0, 100, *[0] * (len(wrong) - 1), 100])
+    inputs = [[frame(*full)], cut(frame(*full), 1000), [frame(*full) * 3], [frame(*small)], *wrong]
+    seen = await frames_of(c, *inputs, most=[0, 0, 0, 100, *[0] * (len(wrong) - 1), 100])
     for one in seen[:2]:
         decoded(c, one, [(*full, 16384)], "16,384 bytes are allowed, one more is not")
-    decoded(c, seen[2], [(*small, 100)], "max_size is 100, and 100 bytes are allowed")
-    for one, why in zip(seen[3:], wrong.values(), strict=True):
+    decoded(c, seen[2], [(*full, 16384)] * 3, "each has 16,384 bytes, which is allowed, and one read brought all three")
+    decoded(c, seen[3], [(*small, 100)], "max_size is 100, and 100 bytes are allowed")
+    for one, why in zip(seen[4:], wrong.values(), strict=True):
         refused(c, one, (FRAME_SIZE_ERROR,), why)
 
 
@@ -796,12 +797,19 @@ async def window_update(c: Check) -> None:
 )
 async def bad_updates(c: Check) -> None:
     zero, much, most = "An increment of 0 is an error.", "A window has at most 2³¹-1 bytes.", "2³¹-1 is allowed."
-    room = MAX_WINDOW - 65535
+    room, gone = MAX_WINDOW - 65535, "On a stream that is closed nothing may be sent."
     await hold(
         c,
-        [("open", 1), ("update", 1, 0, zero), ("close", 1), ("open", 3)],
+        [("open", 1), ("update", 1, 0, zero), ("close", 1, gone), ("open", 3)],
         [("open", 1), ("update", 0, 0, zero + " On stream 0 it is the connection's.")],
-        [("open", 1), ("open", 3), ("update", 1, room, most), ("update", 1, 1, much), ("close", 1), ("charge", 3, 5)],
+        [
+            ("open", 1),
+            ("open", 3),
+            ("update", 1, room, most),
+            ("update", 1, 1, much),
+            ("close", 1, gone),
+            ("charge", 3, 5),
+        ],
         [("open", 1), ("update", 0, room, most), ("update", 0, 1, much + " On stream 0 it is the connection's.")],
         [("open", 1), ("update", 1, MAX_WINDOW, much)],
         [("open", 1), ("charge", 1, 65535), ("update", 1, MAX_WINDOW, most), ("update", 0, MAX_WINDOW, most)],
@@ -930,7 +938,7 @@ async def closed_streams(c: Check) -> None:
         c,
         [("open", 1), ("open", 3), ("close", 1, gone), ("charge", 3, 5)],
         [("open", 1), ("open", 3), ("close", 1), ("charge", 1, 1000, counted)],
-        [("open", 1), ("open", 3), ("close", 1), ("update", 1, 1000, late), ("charge", 3, 5)],
+        [("open", 1), ("open", 3), ("charge", 1, 1000), ("close", 1), ("update", 1, 1000, late), ("charge", 3, 5)],
         [("open", 1), ("close", 1), ("set_initial", 5, gone), ("open", 3)],
         [("open", 1), ("close", 1), ("close", 1, "It was closed already, and stays so."), ("open", 3)],
         [("set_initial", 100), ("open", 1), ("set_initial", 65535), ("open", 3), ("set_initial", 100), ("close", 3),
@@ -1294,6 +1302,7 @@ async def no_block(c: Check) -> None:
         "4001": "the name has one byte, and it is missing",
         "400161": "the value is missing",
         "4001610562": "the value has five bytes, and one is there",
+        "4001610262": "the value has two bytes, and one is there",
         "0084": "a name of four bytes is missing",
         "04": "the value is missing",
         "0f": "the index ends in the middle",
@@ -1551,26 +1560,26 @@ async def errors_on_the_wire(c: Check) -> None:
     hello = frame(SETTINGS, 0, 0, b"") + frame(SETTINGS, ACK, 0, b"")
     start = talk.PREFACE + frame(SETTINGS, 0, 0, b"")
     get = frame(HEADERS, END_STREAM | END_HEADERS, 1, b"\x82\x86\x04\x0d/bytes/900000")  # :path is a literal
-    post = frame(HEADERS, END_HEADERS, 1, b"\x83\x86\x84")
     cases = {
         frame(DATA, 0, 1, b"", 16385): (FRAME_SIZE_ERROR, 0, "a frame of 16,385 bytes is announced"),
-        frame(WINDOW_UPDATE, 0, 0, bytes(4)): (PROTOCOL_ERROR, 0, "WINDOW_UPDATE of 0 for the connection"),
-        frame(WINDOW_UPDATE, 0, 0, MAX_WINDOW.to_bytes(4)): (FLOW_CONTROL_ERROR, 0, "the connection's window would be "
-                                                             "above 2³¹-1"),
-        frame(SETTINGS, 0, 0, b"\0\4\x80\0\0\0"): (FLOW_CONTROL_ERROR, 0, "SETTINGS_INITIAL_WINDOW_SIZE above 2³¹-1"),
-        frame(HEADERS, 5, 1, b"\x80"): (COMPRESSION_ERROR, 1, "the header block names field 0"),
-        post + frame(DATA, PADDED, 1, b"\x03ab"): (PROTOCOL_ERROR, 1, "the padding is as long as the payload"),
-    }  # fmt: skip
+        frame(WINDOW_UPDATE, 0, 0, bytes(4)): (PROTOCOL_ERROR, 0, "the increment is 0, for the connection"),
+        frame(WINDOW_UPDATE, 0, 0, MAX_WINDOW.to_bytes(4)): (FLOW_CONTROL_ERROR, 0, "the window would be too large"),
+        frame(SETTINGS, 0, 0, b"\0\4\x80\0\0\0"): (FLOW_CONTROL_ERROR, 0, "the initial window size is 2³¹"),
+        frame(HEADERS, PADDED | END_HEADERS, 1, b"\x03\x82\x86"): (PROTOCOL_ERROR, 0, "3 of 3 bytes are padding"),
+        frame(HEADERS, END_STREAM | END_HEADERS, 1, b"\x80"): (COMPRESSION_ERROR, 1, "the block names field 0"),
+    }
     for wire, (code, last, why) in cases.items():
         conn = await c.connect(seconds=PATIENCE)
-        await conn.send(start + wire)
+        await conn.send(start)
+        await conn.expect(hello, "the server's SETTINGS, and an acknowledgement of the client's", 5)
+        await conn.send(wire)
         bye = frame(GOAWAY, 0, 0, last.to_bytes(4) + code.to_bytes(4))
-        await conn.expect(hello + bye, f"GOAWAY with {CODES[code]}, because {why}", 5)
+        await conn.expect(bye, f"GOAWAY with {CODES[code]}, because {why}", 5)
         await conn.finish_sending()
         await conn.expect_end("a clean end behind GOAWAY", 5)
     conn = await c.connect(seconds=PATIENCE)
     await conn.send(start + get)
-    got = await conn.read(len(hello) + 9 + 9 + 65535 + 4 * 9, 5)  # 0x88, a literal of 2 + 1 + 6 bytes; four frames
+    got = await conn.read(len(hello) + 9 + 10 + 65535 + 4 * 9, 5)  # HEADERS with 10 bytes, and four of DATA
     c.did(f"< {len(got):,} bytes: HEADERS, and as much DATA as the windows hold")
     await conn.send(frame(WINDOW_UPDATE, 0, 1, bytes(4)) + frame(PING, 0, 0, b"alright?"))
     reset = frame(RST_STREAM, 0, 1, PROTOCOL_ERROR.to_bytes(4)) + frame(PING, ACK, 0, b"alright?")

@@ -23,7 +23,7 @@ MAX_WINDOW, MAX_INTEGER = 2**31 - 1, 2**32 - 1  # An integer has at most five by
 
 
 class Http2Error(Exception):
-    """The peer broke a rule: whose error it is (a stream's, or 0: the connection's). It gets no other one out of you."""
+    """The peer broke a rule: an error of a stream, or of the connection (0). It gets no other one out of you."""
 
     def __init__(self, code: int, stream: int = 0) -> None:
         super().__init__(code, stream)

@@ -172,4 +172,4 @@ def some_bytes(size: int) -> bytes:
 
 def report(fields: list[tuple[bytes, bytes]], uploaded: int) -> bytes:
     """What a request was, as text: its fields, and the size of its body. (Never empty.)"""
-    return b"".join(b"%s: %s\n" % field for field in fields) + b"%d bytes of body\n" % uploaded
+    return b"".join(b"%s: %s\n" % (name, value) for name, value in fields) + b"%d bytes of body\n" % uploaded
