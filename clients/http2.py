@@ -162,15 +162,13 @@ class Client:
                         exchange = await connection.start(request, pairs, length, self._expect_seconds)
                     response = await connection.head(exchange, self._timeout)
                 except (RemoteProtocolError, ConnectionError) as error:
-                    again = isinstance(error, Unprocessed) or (
-                        # It was closed while it was idle, or so it seems.
-                        exchange is not None
-                        and exchange.heard
-                        and not connection.has_heard(exchange)
-                        and request.method in IDEMPOTENT
-                    )
-                    tries += exchange is not None
-                    if tries == TRIES or not again or not request.is_repeatable:
+                    again = isinstance(error, Unprocessed)
+                    if exchange:
+                        tries += 1 if again else TRIES - 1  # once more after a loss
+                        # Was it closed while it was idle? So it seems, if nothing has come since.
+                        was_idle = exchange.heard and not connection.has_heard(exchange)
+                        again = again or bool(was_idle and request.method in IDEMPOTENT)
+                    if tries >= TRIES or not again or not request.is_repeatable:
                         raise
                     log.info("! %s: once more", error)
                 else:
@@ -191,6 +189,8 @@ class Client:
             await self._shrink()
             connection = await Connection.open(origin, self._tls, self._window, self._idle_seconds)
             self._connections.append(connection)
+            if self._closed:  # meanwhile
+                await connection.close()
             return connection
 
     async def _shrink(self) -> None:

@@ -838,6 +838,41 @@ async def test_a_connection_that_was_closed_while_it_was_idle(method, answered):
     assert connections == 1 + answered
 
 
+async def test_a_server_that_always_hangs_up():
+    """One more try, and no more."""
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        await peer.begin()
+        if connections == 1:
+            peer.send(*answer_on(await peer.request()))
+        await peer.request()
+
+    async with server_that(behave) as url, client() as us:
+        await us.request("GET", url)
+        with pytest.raises(RemoteProtocolError, match="closed the connection"):
+            await us.request("GET", url)
+    assert connections == 2
+
+
+async def test_a_client_that_is_closed():
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        await peer.request()
+        await peer.rest()
+
+    async with server_that(behave) as url:
+        async with client() as us:
+            asked = asyncio.create_task(us.request("GET", url))
+            await asyncio.sleep(0)  # It is about to connect.
+        with pytest.raises((RemoteProtocolError, LocalProtocolError)):
+            await asked
+        with pytest.raises(LocalProtocolError, match="closed"):
+            await us.request("GET", url)
+
+
 async def test_a_connection_that_ends_in_the_middle():
     async def behave(peer: Peer) -> None:
         await peer.begin()
