@@ -556,7 +556,7 @@ def test_hpack_stays_right_whatever_becomes_of_its_tables():
     conn, frames, decoder, encoder = ServerConnection(), Decoder(), hpack.Decoder(), hpack.Encoder()
     conn.receive_data(GREETING)
     chance = random.Random(7)
-    for number in range(300):
+    for number in range(200):
         stream = 2 * number + 1
         if chance.random() < 0.1:
             size = chance.choice((0, 60, 100, 300, 4096))
@@ -582,6 +582,22 @@ def test_hpack_stays_right_whatever_becomes_of_its_tables():
         assert [tuple(pair) for pair in decoder.decode(block)] == [(":status", "200"), *answer]
 
 
+def test_a_client_cannot_make_us_remember_more_than_we_want():
+    """It may offer a table of 4 GiB for our fields, tell 65,536 settings that nobody knows, open stream by stream."""
+    conn = ServerConnection()
+    conn.receive_data(GREETING + encode(settings({1: 2**32 - 1})))
+    for start in range(256, 20000, 2000):
+        conn.receive_data(encode(settings(dict.fromkeys(range(start, start + 2000), 1))))
+    for stream in range(1, 2600, 2):
+        conn.receive_data(encode(get(stream)))
+        assert isinstance(conn.next_event(stream), Request)
+        conn.send_head(stream, 200, [(f"x-{stream}", "y" * 100)], end=True)
+    books = conn._h2
+    assert sum(len(name) + len(value) + 32 for name, value in books.encoder.header_table.dynamic_entries) <= 4096
+    assert len(books.remote_settings) < 20
+    assert len(books.streams) + len(books._closed_streams) < 1200
+
+
 async def test_a_body_whose_stream_was_reset_gives_its_window_back():
     async with http2.serve(respond=respond, connection_window=1 << 19) as server, peer_of(server) as peer:
         for stream in range(1, 81, 2):
@@ -591,13 +607,13 @@ async def test_a_body_whose_stream_was_reset_gives_its_window_back():
 
 
 async def test_a_slow_body_may_take_its_time_and_a_slow_head_may_not():
-    async with http2.serve(head_seconds=4 * TICK) as server, peer_of(server) as peer:
+    async with http2.serve(head_seconds=16 * TICK) as server, peer_of(server) as peer:
         peer.send(get(1, method="POST", flags=Flag.END_HEADERS))
         for byte in encode(data(1, b"hello there")):
             peer.writer.write(bytes([byte]))
             await asyncio.sleep(TICK)
         assert (await peer.answer(1))[1] == b"hello there"
-        for byte in encode(get(3))[:16]:
+        for byte in encode(get(3))[:24]:
             peer.writer.write(bytes([byte]))
             await asyncio.sleep(TICK)
         await ends_with(peer, ErrorCode.ENHANCE_YOUR_CALM, "in time")
@@ -704,7 +720,7 @@ async def test_a_client_that_has_said_all_still_gets_its_answers():
 async def test_drain_finishes_what_is_under_way():
     """§6.8: GOAWAY for all numbers and a PING; a request that was on its way is served; GOAWAY with the last number."""
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(http2.serve())
+        server = await stack.enter_async_context(http2.serve(grace_seconds=100 * TICK, linger_seconds=2 * TICK))
         peer, idle = [await stack.enter_async_context(peer_of(server)) for _ in range(2)]
         peer.send(get(1, "/slow?seconds=0.3"))
         await peer.ping()
@@ -719,8 +735,19 @@ async def test_drain_finishes_what_is_under_way():
         got += await peer.until(lambda frame: False)
         assert [frame.stream for frame in got if ends(frame, frame.stream)] == [3, 1]
         assert rst_stream(5, ErrorCode.REFUSED_STREAM) in got
-        await idle.until(lambda frame: False)  # It does not answer the PING, and is not waited for long.
+        ping = (await idle.until(lambda frame: frame.type == FrameType.PING))[-1]
+        idle.send(ping._replace(flags=Flag.ACK))
+        assert (await idle.until(lambda frame: False))[-1].type == FrameType.GOAWAY
         await closing
+
+
+async def test_a_client_that_does_not_answer_is_not_waited_for_long():
+    async with contextlib.AsyncExitStack() as stack:
+        async with http2.serve(grace_seconds=2 * TICK, linger_seconds=2 * TICK) as server:
+            peer = await stack.enter_async_context(peer_of(server))
+            await peer.ping()
+        got = await peer.until(lambda frame: False)
+        assert [frame.type for frame in got] == [FrameType.GOAWAY, FrameType.PING, FrameType.GOAWAY]
 
 
 async def test_what_does_not_end_is_cut_when_the_drain_is_over():
@@ -835,6 +862,28 @@ async def test_a_client_that_does_not_read_is_not_read_either():
                 assert talk is None or talk.transport.get_write_buffer_size() < 300_000
 
 
+async def test_garbage_never_brings_the_server_down(caplog):
+    """Good beginnings with some bytes changed, cut or said twice: an error or an answer, and never a traceback."""
+    chance = random.Random(9113)
+    streams = [b"".join(sent) if isinstance(sent, tuple) else sent for sent, _ in CASES.values()]
+    streams = [stream for stream in streams if len(stream) < 1000]
+    async with http2.serve(respond=respond) as server:
+        for _ in range(150):
+            noise = bytearray(b"".join(chance.choices(streams, k=3)))
+            for _ in range(chance.randrange(6)):
+                at = chance.randrange(len(noise))
+                noise[at : at + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
+            async with peer_of(server) as peer:
+                peer.writer.write(noise)
+                peer.writer.write_eof()
+                with contextlib.suppress(ConnectionError):
+                    await peer.reader.read(300)
+        async with peer_of(server) as peer:
+            peer.send(get(1))
+            assert (await peer.answer(1))[1] == b"Hello, network!\n"
+    assert "Traceback" not in caplog.text
+
+
 # -- The command -------------------------------------------------------------------------------------
 
 
@@ -929,6 +978,30 @@ async def test_h2load(over):
         assert "500 succeeded, 0 failed, 0 errored" in out
         out = (await run(h2load, "-n", "64", "-c", "2", "-m", "32", url + "/bytes/100000")).decode()
         assert "64 succeeded, 0 failed, 0 errored" in out
+
+
+async def test_nghttpx_as_proxy_in_front():
+    """HTTP/1.1 before it, HTTP/2 behind it: many clients share one connection to us."""
+    nghttpx, curl = need_tool("nghttpx"), need_tool("curl")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with http2.serve() as server:
+        proxy = await asyncio.create_subprocess_exec(
+            nghttpx, f"-f127.0.0.1,{port};no-tls", f"-b127.0.0.1,{server.address[1]};;proto=h2", "--conf=/dev/null",
+            "--workers=1", "--single-process", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            url, body = f"http://127.0.0.1:{port}", os.urandom(300_000)
+            again = ["--retry", "50", "--retry-connrefused", "--retry-delay", "0", "--retry-max-time", "10"]
+            assert await run(curl, "-sSf", *again, url + "/") == b"Hello, network!\n"
+            upload = await run(curl, "-sSf", "-T", "-", url + "/upload", stdin=body)
+            assert hashlib.sha256(body).hexdigest().encode() in upload
+            pages = await asyncio.gather(*[run(curl, "-sSf", url + "/bytes/100000") for _ in range(4)])
+            assert pages == [site.PATTERN[:100000]] * 4
+            assert len(server.talks) == 1
+        finally:
+            proxy.terminate()
+            await proxy.wait()
 
 
 async def test_chromium_draws_the_page_of_tiles_over_http_2(tmp_path):
