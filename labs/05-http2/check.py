@@ -104,7 +104,7 @@ def play(exercise: ModuleType, calls: list[list[Any]]) -> list[dict[str, Any]]:
     streams: list[int] = []
     for name, *arguments in calls:
         streams += arguments if name == "open" else []
-        seen = attempt(exercise, lambda name=name, arguments=arguments: getattr(ledger, name)(*arguments) and None)
+        seen = attempt(exercise, lambda name=name, arguments=arguments: (getattr(ledger, name)(*arguments), None)[1])
         found.append(seen)
         seen["available"] = {}
         for stream in streams:
@@ -646,7 +646,8 @@ async def too_large(c: Check) -> None:
 
 @step(
     "A: padding is taken off, and counted",
-    rfc="RFC 9113 §6.1, §6.2: DATA and HEADERS may be padded; §6.9.1: the padding is part of what flow control counts",
+    rfc="RFC 9113 §6.1, §6.2: DATA and HEADERS may be padded; §6.1: flow control includes "
+    "the Pad Length and Padding fields",
     symptom="In a padded frame something stands before and behind what was meant: a byte that says how much padding "
     "there is, and the padding. In a HEADERS frame with PRIORITY there are five bytes more.",
     where="PADDED (0x08): the first byte is the number of bytes at the end that are padding. PRIORITY (0x20), in "
@@ -1174,7 +1175,7 @@ async def dynamic_table(c: Check) -> None:
 
 @step(
     "C: two connections at a time",
-    rfc="RFC 7541 §2.2: each connection has its own dynamic table. " + SHARED,
+    rfc="RFC 9113 §4.3: field compression is stateful, and its state is the connection's. " + SHARED,
     symptom="A field of one connection came out of another: a cookie, perhaps. The worst thing that can happen.",
     where="What is written in the class body, and not in __init__, exists once, for all connections.",
     code="def __init__(self, ...):\n    self._entries = []",

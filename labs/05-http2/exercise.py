@@ -4,8 +4,8 @@
     B  Ledger                    who may send how much: a window for each stream, and one for the connection
     C  decode_integer(), HeaderDecoder    HPACK: fields as numbers in a table that both ends keep
 
-Read labs/05-http2/README.md first; RFC 9113 §4.1, §5.2, §6.1, §6.9 and RFC 7541 §2 to §6 are twenty pages. Check with
-`make http2-check`: it begins with A, and your pieces end in a server that speaks to curl. Stuck? `make http2-hint`.
+Read labs/05-http2/README.md first; the rules are in RFC 9113 §4, §5.2, §6.1, §6.2, §6.9 and in RFC 7541 §2 to §6. Check
+with `make http2-check`: it begins with A, and ends with a server around your pieces. Stuck? `make http2-hint`.
 """
 
 import struct
