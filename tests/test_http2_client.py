@@ -1041,6 +1041,24 @@ async def test_the_fields_of_a_request():
         ]  # fmt: skip
 
 
+async def test_secrets_are_in_no_table():
+    """RFC 7541 §7.1.3: who can make us send guesses beside them could see from the sizes which guess was right."""
+
+    async def behave(peer: Peer) -> None:
+        await peer.begin()
+        decoder = hpack.Decoder()
+        for _ in range(2):
+            frame = await peer.until(FrameType.HEADERS)
+            found = {field[0]: field.indexable for field in decoder.decode(frame.payload)}
+            assert (found["authorization"], found["cookie"], found["x"]) == (False, False, True)
+            peer.send(*answer_on(frame.stream))
+        await peer.rest()
+
+    async with server_that(behave) as url, client() as us:
+        for _ in range(2):
+            await us.request("GET", url, fields=[("Authorization", "Basic Og=="), ("Cookie", "a=b"), ("X", "y")])
+
+
 async def test_more_fields_than_a_frame_can_hold():
     """§4.3: they go on in CONTINUATION, and nothing of another stream comes between."""
 
