@@ -16,8 +16,10 @@ from protocols import tls
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.tls_numbers import Alert
 
-MAX_IDLE = 1 << 18  # bytes in which there is no data: a flood of key updates, tickets, warnings; an endless handshake
-PIECE = 1 << 16  # bytes of data in an event, about
+MAX_HANDSHAKE = 1 << 18  # bytes: a chain of certificates could be endless
+MAX_IDLE = 1 << 15  # bytes in which there is no data, afterwards: a flood of key updates, tickets, warnings
+MUCH = 1 << 17  # bytes of data in an event, about
+PIECE = 1 << 14  # bytes that OpenSSL gets at a time: it works through all it has, and new keys take it long
 
 # What OpenSSL answers to a certificate that it refuses: statem_lib.c. What is not here is certificate_unknown.
 REFUSALS = {
@@ -118,8 +120,8 @@ class Channel:
         """Is the handshake done?"""
         self.has_closed = False
         """Have we sent close_notify?"""
+        self._arrived, self._has_left = bytearray(), False
         self._idle = 0
-        self._has_left = False
         self._opening = tls.Opening() if server_side and isinstance(self.object, Object) else None
         self._unread: list[bytes] = []  # data that came before we closed
         self._last: Closed | TlsError | None = None
@@ -130,12 +132,8 @@ class Channel:
         return self.is_ready and not self.has_closed and not isinstance(self._last, TlsError)
 
     def receive_data(self, data: bytes) -> None:
-        if not data:
-            self._has_left = True
-            self._incoming.write_eof()
-            return
-        self._incoming.write(data)
-        self._idle += len(data)
+        self._has_left = self._has_left or not data
+        self._arrived += data
         if self._opening:
             self._overhear(self._opening, data)
 
@@ -145,11 +143,7 @@ class Channel:
             return self._shake()
         if data := b"".join(self._unread) or self._read():
             self._unread.clear()
-            self._idle = 0
             return Data(data)
-        if self._idle > MAX_IDLE and self._last is None:
-            self.close()
-            self._last = TlsError(f"{MAX_IDLE} bytes, and no data in them")
         if isinstance(self._last, TlsError):
             raise self._last
         return self._last
@@ -177,27 +171,44 @@ class Channel:
             return
         while data := self._read():  # unwrap() would take it for a mistake.
             self._unread.append(data)
-        with contextlib.suppress(ssl.SSLError):  # It wants to wait for the peer's; we do that by reading.
-            self.object.unwrap()
+        self._say_goodbye()
 
     def data_to_send(self) -> bytes:
         data, self._extra = self._outgoing.read() + self._extra, b""
         return data
 
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(ssl.SSLError):  # It wants to wait for the peer's; we do that by reading.
+            self.object.unwrap()
+
+    def _feed(self) -> bool:
+        """Give OpenSSL a piece of what has arrived. False: it has seen all."""
+        if not self._incoming.pending:
+            if self._arrived:
+                self._idle += self._incoming.write(self._arrived[:PIECE])
+                del self._arrived[:PIECE]
+            elif self._has_left:
+                self._incoming.write_eof()
+        return self._incoming.pending > 0 or self._has_left
+
     def _shake(self) -> Event | None:
-        try:
-            self.object.do_handshake()
-        except ssl.SSLWantReadError:
-            if self._idle > MAX_IDLE:
-                self._last = TlsError(f"a handshake of more than {MAX_IDLE} bytes")
+        while True:
+            self._feed()
+            try:
+                self.object.do_handshake()
+            except ssl.SSLWantReadError:
+                if self._idle > MAX_HANDSHAKE:
+                    self._last = TlsError(f"a handshake of more than {MAX_HANDSHAKE} bytes")
+                    raise self._last from None
+                if not self._arrived and not self._has_left:
+                    return None
+            except (ssl.SSLError, ValueError) as error:
+                self._last = self._failure(error)
                 raise self._last from None
-            return None
-        except (ssl.SSLError, ValueError) as error:
-            self._last = self._failure(error)
-            raise self._last from None
-        self.is_ready = True
-        self._idle = 0
-        return Handshaken()
+            else:
+                self.is_ready = True
+                self._idle = 0
+                return Handshaken()
 
     def _overhear(self, opening: tls.Opening, data: bytes) -> None:
         """Read the hello, too, before OpenSSL does. If there is a mistake in it, OpenSSL will find it."""
@@ -213,14 +224,23 @@ class Channel:
                 self._last = TlsError(f"no name of a host: {hello.server_name[:80]!r}", Alert.UNRECOGNIZED_NAME)
 
     def _read(self) -> bytes:
-        """The data that is here, about PIECE bytes of it: records can be small. Sets what comes after it."""
-        found, size = [], 0
-        # To ask OpenSSL when there is nothing would cost an exception.
-        while (self._incoming.pending or self._has_left) and size < PIECE and self._last is None:
+        """Some of the data that is here, without working long for little. Sets what comes after it."""
+        found: list[bytes] = []
+        size, before = 0, len(self._arrived)
+        while self._last is None:
+            is_little = 2 * size < before - len(self._arrived)
+            if found and (is_little or size >= MUCH) and not self._incoming.pending:
+                break
+            if not self._feed():
+                break
             try:
                 data = self.object.read(PIECE)
             except ssl.SSLWantReadError:
-                break
+                if self._idle > MAX_IDLE:
+                    self.has_closed = True
+                    self._say_goodbye()
+                    self._last = TlsError(f"{MAX_IDLE} bytes, and no data in them")
+                continue
             except ssl.SSLZeroReturnError:
                 data = b""
             except ssl.SSLError as error:
@@ -229,7 +249,7 @@ class Channel:
             if not data:
                 self._last = Closed()
             found.append(data)
-            size += len(data)
+            self._idle, size = 0, size + len(data)
         return b"".join(found)
 
     def _failure(self, error: ssl.SSLError | ValueError) -> TlsError:
