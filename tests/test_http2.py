@@ -47,9 +47,10 @@ from protocols.http2_frames import (
 )
 from protocols.http2_messages import priority
 from servers import http2, site
+from servers.http2_talk import Talk
 from servers.tls import lab_context
 from tests.conftest import TICK, need_tool
-from tests.http2_cases import ANSWER, CASES, GOAWAY, RST, data, headers, integer, wire
+from tests.http2_cases import ANSWER, CASES, GET, GOAWAY, RST, block, data, headers, integer, wire
 
 GREETING = PREFACE + wire(settings({}), SETTINGS_ACK)
 PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
@@ -582,6 +583,31 @@ def test_hpack_stays_right_whatever_becomes_of_its_tables():
         assert [tuple(pair) for pair in decoder.decode(block)] == [(":status", "200"), *answer]
 
 
+def test_the_same_bytes_mean_something_else_when_the_table_has_changed():
+    conn = ServerConnection()
+    conn.receive_data(GREETING)
+    newest, seen = block(GET) + b"\xbe", []
+    for stream, value in enumerate((b"1", None, None, b"2", None)):
+        section = newest if value is None else block(GET) + b"\x40\1x\1" + value
+        conn.receive_data(encode(Frame(1, 5, 2 * stream + 1, section)))
+        seen.append(conn.next_event(0).head.fields["x"])
+    assert seen == ["1", "1", "1", "2", "2"]
+
+
+def test_a_table_that_was_made_small_and_large_again_is_said_to_be_so_once():
+    conn, frames, decoder = ServerConnection(), Decoder(), hpack.Decoder()
+    conn.receive_data(GREETING)
+    for number, (size, answer) in enumerate([(0, "a"), (4096, ""), (None, "a"), (None, "c"), (None, "c"), (None, "c")]):
+        pairs = [(name, name) for name in answer]
+        conn.receive_data(b"" if size is None else encode(settings({1: size})))
+        conn.receive_data(encode(get(2 * number + 1)))
+        assert isinstance(conn.next_event(0), Request)
+        conn.send_head(2 * number + 1, 200, pairs, end=True)
+        frames.receive_data(conn.data_to_send(0))
+        (section,) = [frame.payload for frame in frames.frames() if frame.type == FrameType.HEADERS]
+        assert [tuple(pair) for pair in decoder.decode(section)] == [(":status", "200"), *pairs]
+
+
 def test_a_client_cannot_make_us_remember_more_than_we_want():
     """It may offer a table of 4 GiB for our fields, tell 65,536 settings that nobody knows, open stream by stream."""
     conn = ServerConnection()
@@ -844,8 +870,53 @@ async def test_memory_stays_flat():
             tracemalloc.stop()
 
 
-async def test_a_client_that_does_not_read_is_not_read_either():
-    """Answers pile up on TCP until the server stops to look for more requests."""
+class Sink(asyncio.Transport):
+    """A transport that keeps what is written, and whether reading is paused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.is_paused = b"", False
+
+    def write(self, data) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
+    def is_closing(self) -> bool:
+        return False
+
+
+async def test_no_request_is_looked_at_while_answers_cannot_leave():
+    """Also answers without a body, which no window holds back: HEAD."""
+    async with http2.serve() as server:
+        talk, sink = Talk(server), Sink()
+        talk.connection_made(sink)
+        talk.data_received(GREETING)
+        talk.pause_writing()
+        before = len(sink.written)
+        talk.data_received(many(lambda i: get(i, method="HEAD"), 2000))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(sink.written) == before
+        assert sink.is_paused
+        talk.resume_writing()
+        for _ in range(2000):
+            await asyncio.sleep(0)
+        assert not sink.is_paused
+        frames = Decoder()
+        frames.receive_data(sink.written)
+        assert sum(frame.type == FrameType.HEADERS for frame in frames.frames()) == 2000
+        talk.connection_lost(None)
+
+
+async def test_a_client_that_does_not_read_is_not_waited_for():
     sock = socket.socket()
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
