@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import hpack
 
 from certs.contexts import client_context
 from labkit.lab import Network
+from labkit.learner import load
 from protocols import http2_frames as http2
 from protocols.http1 import ClientConnection, Data, Response
 from protocols.http2_frames import ErrorCode, Flag, Frame, FrameType, SettingCode
+
+secure = load(Path(__file__).with_name("secure.py"), "labs_http2_secure")
 
 EVERYTHING = range(1 << 31)  # all streams
 END = Flag.END_HEADERS | Flag.END_STREAM  # a request whole in one frame
@@ -41,7 +44,7 @@ class Answer:
 offering = cache(lambda *alpn: client_context(alpn=alpn))  # The same settings need not be made for each connection.
 
 
-def connect(net: Network, *alpn: str, buffer: int | None = None) -> ssl.SSLSocket:
+def connect(net: Network, *alpn: str, buffer: int | None = None) -> secure.Secure:
     """A TLS connection from the client to the server that offers these protocols.
 
     buffer   bytes that the kernel may keep for a client that does not read
@@ -51,19 +54,11 @@ def connect(net: Network, *alpn: str, buffer: int | None = None) -> ssl.SSLSocke
         if buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         sock.connect((net.server.address, net.port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return offering(*alpn).wrap_socket(sock, server_hostname="server.lab")
     except BaseException:
         sock.close()
         raise
-
-
-def end(sock: ssl.SSLSocket) -> None:
-    """Close it as TLS wants it to be: close_notify, and wait for the other's."""
-    with contextlib.suppress(OSError):
-        sock.settimeout(1)
-        sock.unwrap()
-    sock.close()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return secure.Secure(sock, offering(*alpn), "server.lab")
 
 
 class Talk:
@@ -125,8 +120,8 @@ class Talk:
         """The next frame, and what follows from it. None: the connection is over."""
         while (frame := self.frames.next_frame()) is None:
             try:
-                data = self.socket.recv(1 << 16)
-            except (ConnectionError, ssl.SSLEOFError):
+                data = self.socket.recv()
+            except ConnectionError:
                 data = b""
             if not data:
                 return None
@@ -158,14 +153,14 @@ class Talk:
 
     def settle(self, seconds: float = 0.15) -> None:
         """Read whatever comes, until nothing has come for so long."""
-        self.socket.settimeout(seconds)
+        self.socket.socket.settimeout(seconds)
         try:
             while self.receive() is not None:
                 pass
         except TimeoutError:
             pass
         finally:
-            self.socket.settimeout(10)
+            self.socket.socket.settimeout(10)
 
     def to_the_end(self) -> None:
         """Read whatever comes, until the server ends the connection."""
@@ -185,9 +180,12 @@ class Talk:
         raise ConnectionError(f"the connection is over: GOAWAY {self.goaways}")
 
     def close(self) -> None:
+        """Give up what is not whole yet, and say that it is over."""
+        unfinished = [stream for stream, answer in self.answers.items() if not answer.ended and answer.reset is None]
         with contextlib.suppress(OSError):
+            self.send(*(http2.rst_stream(stream, ErrorCode.CANCEL) for stream in unfinished))
             self.send(http2.goaway(0, ErrorCode.NO_ERROR))
-        end(self.socket)
+        self.socket.close()
 
 
 class Talk1:
@@ -208,7 +206,7 @@ class Talk1:
         while True:
             event = self.conn.next_event()
             if event is None:
-                self.conn.receive_data(self.socket.recv(1 << 16))
+                self.conn.receive_data(self.socket.recv())
             elif isinstance(event, Response):
                 status = event.status
             elif isinstance(event, Data):
@@ -224,4 +222,4 @@ class Talk1:
         return self.answer()
 
     def close(self) -> None:
-        end(self.socket)
+        self.socket.close()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from functools import cache
+from pathlib import Path
 
 import hpack
 
 from certs.contexts import server_context
+from labkit.learner import load
 from protocols import http2_frames as http2
 from protocols.http2_frames import ErrorCode, Flag, Frame, FrameType
+
+secure = load(Path(__file__).with_name("secure.py"), "labs_http2_secure")
 
 settings = cache(lambda: server_context(alpn=("h2",)))
 
@@ -21,12 +24,13 @@ class Scripted:
     def __init__(self, listening: socket.socket) -> None:
         accepted, _ = listening.accept()
         accepted.settimeout(10)
-        self.socket = settings().wrap_socket(accepted, server_side=True)
+        self.socket = secure.Secure(accepted, settings())
         self.encoder, self.decoder, self.frames = hpack.Encoder(), hpack.Decoder(), http2.Decoder()
         self.streams: dict[str, int] = {}  # {"GET /": 1}
-        preface = b""
-        while len(preface) < len(http2.PREFACE):
-            preface += self.socket.recv(len(http2.PREFACE) - len(preface))
+        received = b""
+        while len(received) < len(http2.PREFACE):
+            received += self.socket.recv()
+        self.frames.receive_data(received.removeprefix(http2.PREFACE))
         self.send(http2.settings({}))
 
     def send(self, *frames: Frame) -> None:
@@ -37,7 +41,7 @@ class Scripted:
         found: list[str] = []
         while len(found) < count:
             while (frame := self.frames.next_frame()) is None:
-                self.frames.receive_data(self.socket.recv(1 << 16))
+                self.frames.receive_data(self.socket.recv())
             if frame.type == FrameType.SETTINGS and not frame.flags & Flag.ACK:
                 self.send(http2.SETTINGS_ACK)
             elif frame.type == FrameType.HEADERS:
@@ -56,8 +60,4 @@ class Scripted:
         self.send(http2.goaway(last, ErrorCode.NO_ERROR))
 
     def close(self) -> None:
-        """Read what is still under way first, so that the kernel has no reason for an RST."""
-        with contextlib.suppress(OSError):
-            self.socket.settimeout(1)
-            self.socket.unwrap()
         self.socket.close()
