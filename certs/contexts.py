@@ -114,6 +114,7 @@ def _context(
     if alpn:
         context.set_alpn_protocols(list(alpn))
     if secrets := key_log or os.environ.get("SSLKEYLOGFILE"):
+        Path(secrets).touch(0o600)  # Python would make it readable for all.
         context.keylog_filename = str(secrets)
     return context
 

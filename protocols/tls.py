@@ -12,7 +12,7 @@ from typing import NamedTuple
 from protocols.errors import RemoteProtocolError
 from protocols.tls_numbers import Alert, ContentType, Extension, Group, HandshakeType, Version, words
 
-__all__ = ["Alert", "ContentType", "Extension", "Group", "HandshakeType", "Version", "words"]  # and all below
+__all__ = ["Alert", "ContentType", "Extension", "Group", "HandshakeType", "Version", "words"]  # can be had from here
 
 MAX_RECORD = (1 << 14) + 2048  # RFC 5246 §6.2.3; TLS 1.3 adds 256 at most (RFC 8446 §5.2)
 MAX_MESSAGE = 1 << 17  # A length has three bytes: four of them could make us wait for, and hold, 16 MB.

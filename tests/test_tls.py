@@ -436,6 +436,7 @@ def test_a_changed_byte_is_found(version):
 def test_the_keys_are_logged(tmp_path, monkeypatch):
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "both"))
     Pair(server_context(key_log=tmp_path / "server"), client_context()).run()
+    assert (tmp_path / "server").stat().st_mode & 0o777 == 0o600
     lines = (tmp_path / "server").read_text().splitlines()
     assert {line.split()[0] for line in lines if not line.startswith("#")} >= {
         "CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_HANDSHAKE_TRAFFIC_SECRET", "CLIENT_TRAFFIC_SECRET_0",
