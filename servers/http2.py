@@ -1,8 +1,8 @@
 r"""HTTP/2: one connection, many streams. Whoever is slow holds up nobody else, until they share a window or a loss.
 
 The frames are the business of protocols/http2_frames.py, the rules of protocols/http2.py (and of the library h2), the
-answers of servers/site.py, and what lies between, for one connection, of servers/http2_talk.py. Here is what all
-connections share, and how a connection becomes one of HTTP/2: by ALPN inside TLS, or because it begins as one.
+answers of servers/site.py; in between is servers/http2_talk.py, and for what waits servers/http2_work.py. Here is what
+all connections share, and how a connection becomes one of HTTP/2: by ALPN inside TLS, or because it begins as one.
 
 Run:   make http2-server                            over TLS; --plain without
 Try:   curl -i --cacert certs/root.pem https://localhost:7005/
