@@ -15,7 +15,7 @@ from protocols.tls_numbers import Alert, ContentType, Extension, Group, Handshak
 __all__ = ["Alert", "ContentType", "Extension", "Group", "HandshakeType", "Version", "words"]  # can be had from here
 
 MAX_RECORD = (1 << 14) + 2048  # RFC 5246 §6.2.3; TLS 1.3 adds 256 at most (RFC 8446 §5.2)
-MAX_MESSAGE = 1 << 17  # A length has three bytes: four of them could make us wait for, and hold, 16 MB.
+MAX_MESSAGE = 1 << 17  # Its length has three bytes: somebody could make us wait for, and hold, 16 MB.
 RETRY = bytes.fromhex("CF21AD74E59A6111BE1D8C021E65B891C2A211167ABB8C5E079E09E2C8A8339C")  # RFC 8446 §4.1.3
 
 
