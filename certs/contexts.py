@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ from protocols.tls_numbers import Alert
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; 1.3 has only good ones
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 WANTED = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
+ensure = cache(certs.ensure)  # Once for a process: it looks into every file.
 
 
 def server_context(
@@ -42,7 +45,7 @@ def server_context(
     tickets  that a client gets in TLS 1.3, to resume with
     key_log  a file for the secrets (default: SSLKEYLOGFILE): who has it can read everything
     """
-    certs.ensure(folder)
+    ensure(folder)
     context = _context(ssl.PROTOCOL_TLS_SERVER, alpn, minimum, maximum, key_log)
     context.num_tickets = tickets
     context.verify_mode = WANTED[clients]
@@ -86,7 +89,7 @@ def client_context(
     revocation   look whether the authority has revoked a certificate of the chain: it says so in its lists (CRL)
     """
     if trust == certs.FOLDER / "root.pem" or certificate or revocation:
-        certs.ensure(folder)
+        ensure(folder)
     context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn, minimum, maximum, key_log)
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # as RFC 5280 says, without mercy for old mistakes
     context.hostname_checks_common_name = False  # RFC 9525 §2: the name is in subjectAltName, or nowhere.

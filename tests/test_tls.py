@@ -44,14 +44,6 @@ LAST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 VERSIONS = [TLS_1_2, TLS_1_3]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def certificates_are_looked_at_once() -> Iterator[None]:
-    certs.ensure()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certs, "ensure", lambda *_: [])
-        yield
-
-
 # -- What an onlooker reads --------------------------------------------------------------------------
 
 
