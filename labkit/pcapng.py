@@ -82,6 +82,7 @@ class Writer:
         self._start = os.lseek(fd, 0, os.SEEK_END)
         self._buffer = bytearray(_BUFFER)
         self._used = 0
+        self._older = 0  # bytes of it that were there at the last call of flush_older()
         self._shapes = _PacketShapes()
         header = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)  # version 1.0, length unknown
         blocks = _block(Block.SECTION, header, _option(_COMMENT, comment.encode()) if comment else b"")
@@ -116,9 +117,18 @@ class Writer:
 
     def flush(self) -> None:
         """Write what waits, and ahead of it the secrets that were logged since."""
+        self._write_first(self._used)
+
+    def flush_older(self) -> None:
+        """Write what waited already when this was called last, so that every packet has waited for its secrets."""
+        self._write_first(self._older)
+        self._older = self._used
+
+    def _write_first(self, size: int) -> None:
         self._write_secrets()
-        used, self._used = self._used, 0
-        self._write(memoryview(self._buffer)[:used])
+        self._write(memoryview(self._buffer)[:size])
+        self._buffer[: self._used - size] = self._buffer[size : self._used]
+        self._used, self._older = self._used - size, 0
 
     def _write_secrets(self) -> None:
         try:

@@ -38,7 +38,7 @@ _SLOTS = 4096  # frames that may wait for the wire, per host
 _BATCH = 128  # frames taken from one host before the next one's turn
 _IN_FLIGHT = 200_000  # frames on all cables: a flood over a long delay must not own our memory
 _LONGEST_ORDER = 1 << 18  # bytes: more than a message between processes can have
-_HOLD_MS = 50  # a record waits so long: the TLS secrets that open a packet may be logged after it was sent
+_HOLD_MS = 50  # a record waits so long, or twice: the TLS secrets that open a packet may be logged after it was sent
 _QUIET_MS = 30  # the network counts as silent after two round trips plus this
 
 _frame_header = struct.Struct("=IIIHHII").unpack_from  # struct tpacket2_hdr
@@ -148,7 +148,8 @@ class Wire:
         if self.recorder is not None and self.recorder.waiting:
             self._flush_at = self._flush_at or now + _HOLD_MS * MS
             if self._flush_at <= now:
-                self.flush()
+                self.recorder.flush_older()
+                self._flush_at = now + _HOLD_MS * MS if self.recorder.waiting else 0
         due = [at for at in (self._flush_at, self._heap[0][0] if self._heap else 0) if at]
         limit = min([limit, *(max(0, at - now) / 1e9 for at in due)])
         cables = [port.socket.fileno() for port in self.ports.values()]

@@ -27,6 +27,7 @@ from labkit.wire import Port, Wire
 Event = dict[str, Any]
 
 PIECE = 60_000  # bytes of an event in one message
+_CLIENT_PORTS = "49152 56999"  # Dissectors take a port for a protocol: below and above are some that are registered.
 _LINGER_SECONDS = 1.5  # for the last packets of an experiment that is done
 _HURRY_SECONDS = 0.3  # the same after Ctrl-C
 
@@ -251,6 +252,8 @@ def _build_hosts(world: World) -> tuple[dict[str, Port], dict[str, int]]:
         mtu = max([*to.values(), *taken], default=1500)  # An interface takes in no more than it may send.
         networks[host] = kernel.new_network()
         kernel.bring_up("lo")
+        with contextlib.suppress(OSError):  # Some containers forbid it; then, once in a while, a capture is misread.
+            Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(_CLIENT_PORTS)
         kernel.enter_network(here)
         kernel.create_cable(f"wire{i}", "eth0", networks[host])
         kernel.bring_up(f"wire{i}", mtu=9000)

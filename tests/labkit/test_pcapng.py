@@ -64,6 +64,24 @@ def test_more_than_the_buffer(tmp_path: Path) -> None:
     assert len(list(read(tmp_path / "x"))) == 300
 
 
+def test_every_packet_waits_for_its_secrets_once_at_least(tmp_path: Path) -> None:
+    """A packet can arrive just before the older ones are written, and its secrets just after."""
+    path = tmp_path / "x"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    writer = Writer(fd, ("a",))
+    writer.add(0, NOW, udp(b"first"))
+    writer.flush_older()
+    assert list(read(path)) == []
+    writer.add(0, NOW, udp(b"second"))
+    writer.flush_older()
+    assert [record.data[-5:] for record in read(path)] == [b"first"]
+    assert writer.waiting
+    writer.flush_older()
+    assert [record.data[-5:] for record in read(path)] == [b"first", b"econd"]
+    assert not writer.waiting
+    os.close(fd)
+
+
 def test_secrets_are_ahead_of_the_packets_that_waited(tmp_path: Path) -> None:
     key_log, path = tmp_path / "keys", tmp_path / "x"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
