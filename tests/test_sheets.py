@@ -21,7 +21,7 @@ from tests.conftest import need_tool, need_wire, on_port
 
 LABS = catalog.labs()
 RUNS_UNTIL_STOPPED = re.compile(r"^make \w+-(server|capture|exercise)\b")
-TOOLS = ("tshark", "nc", "ncat", "socat", "curl", "nghttp", "h2load", "capinfos", "ss", "tcpdump")
+TOOLS = ("tshark", "nc", "ncat", "socat", "curl", "openssl", "nghttp", "h2load", "capinfos", "editcap", "ss", "tcpdump")
 
 
 @dataclass(frozen=True)
