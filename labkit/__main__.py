@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         console.complain(f"labkit: {error}")
         return 2
     except KeyboardInterrupt:
-        print(f"\nStopped. {_recorded_since(began)}", file=sys.stderr)
+        print(f"\nStopped. {_recorded_since(began) if options.command == 'run' else ''}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The reader has gone (| head): nothing is wrong.

@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import random
+import re
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -117,8 +119,10 @@ def _predict(one: Experiment, asking: bool) -> str | None:
             break
         if given.isdigit() and 1 <= int(given) <= len(choices):
             guess = choices[int(given) - 1]
+        elif given in choices:
+            guess = given
         else:
-            console.say(f"  A number from 1 to {len(choices)}, please, or Enter to pass.")
+            console.say(f"  The number in front of it, please, 1 to {len(choices)}, or Enter to pass.")
     console.heading(f"  {one.title}   ({one.name})")
     return guess
 
@@ -131,8 +135,9 @@ def in_order(one: Experiment) -> list[str]:
 
 
 def _hung(mark: str, text: str) -> str:
-    """The text after its mark, wrapped below its own beginning."""
-    return textwrap.fill(text, console.width(), initial_indent=mark, subsequent_indent=" " * len(mark))
+    """The text after its mark, wrapped below its own beginning. Colours take no room."""
+    indent = " " * len(re.sub(r"\x1b\[\d*m", "", mark))
+    return mark + textwrap.fill(text, console.width(), initial_indent=indent, subsequent_indent=indent)[len(indent) :]
 
 
 def _show(outcome: Outcome) -> None:
@@ -149,15 +154,20 @@ def _show(outcome: Outcome) -> None:
             asserted = console.style(f"({bounds(low, high, event['unit'])})", "dim")
             console.say(f"  {console.mark(good)} {event['measure']}: {console.style(value, 'bold')}   {asserted}")
         elif "seen" in event:
-            console.say(f"  {console.mark(event['holds'])} {event['seen']}")
+            console.say(_hung(f"  {console.mark(event['holds'])} ", event["seen"]))
         elif "note" in event:
-            console.say(f"  = {event['note']}")
+            console.say(_hung("  = ", event["note"]))
     if outcome.state == "skipped":
         console.say(f"  {console.style('skipped', 'yellow')} {outcome.experiment.name}: {outcome.reason}")
+    elif outcome.crash:
+        console.say(_hung(f"  {console.mark(False)} ", f"It crashed: {outcome.crash.splitlines()[-1]}"))
+        again = f"labkit run … --exp {outcome.experiment.name} --json"
+        console.paragraph(f"If you changed something, that may be why; else it is our bug. Traceback: {again}", "    ")
     elif outcome.state == "failed":
-        console.say(f"  {console.mark(False)} This run did not show it: {outcome.reason}")
-        console.say("    If you have changed something, that is your finding. If not: a busy machine can do that;")
-        console.say(f"    run it again, with EXP={outcome.experiment.name}.")
+        console.say(_hung(f"  {console.mark(False)} ", f"This run did not show it: {outcome.reason}"))
+        again = f"run it again, with EXP={outcome.experiment.name}."
+        console.paragraph("If you have changed something, that is your finding. If not, a busy machine can do that: "
+                          f"{again}", "    ")  # fmt: skip
 
 
 def _number(value: float) -> str:
@@ -172,7 +182,9 @@ def _score(one: Experiment, guess: str | None) -> None:
     elif guess == one.answer:
         console.say(f"\n  {console.mark(True)} You predicted {guess}.")
     else:
-        console.say(f"\n  {console.mark(False)} You predicted {guess}; it is {one.answer}.")
+        console.say()
+        console.say(_hung(f"  {console.mark(False)} You said:  ", guess))
+        console.say(_hung("    It is:     ", one.answer))
     console.say()
     console.paragraph(one.why)
 
@@ -193,7 +205,8 @@ def _conclude(lab: Lab, outcomes: list[Outcome], capture: Path, guesses: dict[st
         console.say(f"  Capture: {where}, {packets:,} packets; {_networks(lab, outcomes)}")
         one = f" EXP={outcomes[0].experiment.name}" if len(outcomes) == 1 else ""
         console.say(f"           make wireshark-{lab.slug}{one}")
-        console.say(f"           tshark -r {where} | head -40")
+        if shutil.which("tshark"):
+            console.say(f"           tshark -r {where} | head -40")
     check = progress.load().get(lab.slug, {}).get("check", {})
     if check and check.get("passed") == check.get("of"):
         console.say(

@@ -28,6 +28,7 @@ class Outcome:
     state: str = "passed"
     reason: str = ""
     slow: bool = False  # It failed, and nothing is wrong but that upper bounds were passed.
+    crash: str = ""  # the traceback
     events: list[Event] = field(default_factory=list)
     packets: list[Seen] = field(default_factory=list)
     capture: Path | None = None
@@ -94,7 +95,8 @@ def _run_once(lab: Lab, chosen: Experiment, capture: Path | None, kept: int, van
         if "failed" in event:
             outcome.state, outcome.reason, outcome.slow = "failed", event["failed"], event.get("slow", False)
         elif "crashed" in event:
-            outcome.state, outcome.reason = "failed", "it crashed:\n" + event["crashed"]
+            outcome.state, outcome.crash = "failed", event["crashed"].rstrip()
+            outcome.reason = f"it crashed:\n{outcome.crash}"
         elif "skipped" in event:
             outcome.state, outcome.reason = "skipped", event["skipped"]
         elif "lost" in event:
