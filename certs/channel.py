@@ -255,7 +255,8 @@ class Channel:
     def _failure(self, error: ssl.SSLError | ValueError) -> TlsError:
         """OpenSSL's error in words, and which alert went to and fro."""
         sent = self._outgoing.read()
-        if isinstance(error, ssl.SSLEOFError):
+        reason = getattr(error, "reason", "") or ""
+        if isinstance(error, ssl.SSLEOFError) or reason == "UNEXPECTED_EOF_WHILE_READING":  # so says Python 3.11.2
             self._extra += sent
             return Truncated("ended without close_notify" if self.is_ready else "ended in the middle of the handshake")
         text = re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", str(error))
@@ -264,7 +265,6 @@ class Channel:
         if name in Alert.__members__:
             self._extra += sent
             return TlsError(f"the other side says {name.lower()}", Alert[name], True)
-        reason = getattr(error, "reason", "") or ""
         if not sent and self.object.cipher() is None:  # Not even TLS, or not since 1999: OpenSSL does not answer that.
             version = reason == "UNSUPPORTED_PROTOCOL"
             sent = tls.alert(Alert.PROTOCOL_VERSION if version else Alert.UNEXPECTED_MESSAGE)

@@ -14,6 +14,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -231,6 +232,22 @@ def test_a_cut_is_no_end(version):
     for _ in range(2):
         with pytest.raises(Truncated, match="close_notify"):
             both.client.next_event()
+
+
+def test_a_cut_is_told_in_two_ways(monkeypatch):
+    """By newer Pythons as SSLEOFError; by 3.11.2, which is Debian 12's, as any SSLError, with OpenSSL's reason."""
+    both = pair()
+    both.run()
+    error = ssl.SSLError(1, "[SSL: UNEXPECTED_EOF_WHILE_READING] unexpected eof while reading (_ssl.c:2580)")
+    error.reason = "UNEXPECTED_EOF_WHILE_READING"
+
+    def read(_: int) -> bytes:
+        raise error
+
+    monkeypatch.setattr(both.client, "object", SimpleNamespace(read=read))
+    both.client.receive_data(b"")
+    with pytest.raises(Truncated, match="close_notify"):
+        both.client.next_event()
 
 
 def test_a_cut_in_the_handshake():
