@@ -23,6 +23,7 @@ from tests.conftest import need_tool
 
 LAB = ROOT / "labs" / "04-tls"
 check = load(LAB / "check.py", "labs_tls_check")
+chains = check.chains
 solution = load(LAB / "solution.py", "labs_tls_solution")
 
 # Chains about which openssl 3.0 decides otherwise than the check, and why.
@@ -42,7 +43,7 @@ CRYPTOGRAPHY_DIFFERS = {
 
 
 def all_cases():
-    return [case for table in check.TABLES.values() for case in table()]
+    return [case for table in chains.TABLES.values() for case in table()]
 
 
 def verdict(case) -> str:
@@ -120,15 +121,15 @@ def test_cryptography_decides_alike():
 
 def test_cryptography_counts_the_self_issued():
     """With one more allowed it accepts the authority with two keys."""
-    root = check.authority("Root", path_length=2)
-    old = check.authority("Intermediate", root)
-    new = check.authority("Intermediate", old)
-    assert ask_cryptography(check.Case("two keys", (check.leaf(new), new, old, root), ""))
+    root = chains.authority("Root", path_length=2)
+    old = chains.authority("Intermediate", root)
+    new = chains.authority("Intermediate", old)
+    assert ask_cryptography(chains.Case("two keys", (chains.leaf(new), new, old, root), ""))
 
 
 NAMES = ["server.lab", "a.www.lab", "*.www.lab", "bank.example", "x.secret.lab", "verysecret.lab"]
 ADDRESSES = ["10.1.2.3", "192.0.2.1", "2001:db8::1"]
-TREES = ["lab", "www.lab", "secret.lab", "example", check.ip("10.0.0.0/8"), check.ip("2001:db8::/32")]
+TREES = ["lab", "www.lab", "secret.lab", "example", chains.ip("10.0.0.0/8"), chains.ip("2001:db8::/32")]
 
 
 def random_case(chance: random.Random):
@@ -142,28 +143,28 @@ def random_case(chance: random.Random):
         return [x509.DNSName(one) if isinstance(one, str) else one for one in found] or None
 
     def dates():
-        return {"start": check.NOW + seldom(1, -1) * check.DAY, "end": check.NOW + seldom(-1, 2) * check.DAY}
+        return {"start": chains.NOW + seldom(1, -1) * chains.DAY, "end": chains.NOW + seldom(-1, 2) * chains.DAY}
 
-    path, stranger = [], check.authority("Stranger")
+    path, stranger = [], chains.authority("Stranger")
     for name in ["Root", "Upper", "Lower"][: chance.randint(1, 3)]:
         allowed, never = trees(6), trees(1)
         limits = x509.NameConstraints(allowed, never) if allowed or never else None
         is_ca = seldom(False, True)
-        path.append(check.make(
+        path.append(chains.make(
             name, path[-1] if path else None, ca=is_ca, may_sign=seldom(False, True),
             path_length=chance.choice([None, None, None, 0, 1, 2]) if is_ca else None,
             constraints=seldom(limits, None, 3),
-            purposes=seldom([check.EMAIL], chance.choice([None, [check.SERVER_AUTH]])),
+            purposes=seldom([chains.EMAIL], chance.choice([None, [chains.SERVER_AUTH]])),
             signed_with=seldom(stranger.key if path else None), **dates(),
         ))  # fmt: skip
-    names = chance.sample(NAMES, chance.randint(1, 2)) + [check.ip(one) for one in chance.sample(ADDRESSES, 1)]
-    purposes = seldom([check.CLIENT_AUTH], [check.SERVER_AUTH])
-    leaf = check.leaf(path[-1], *names, purposes=purposes, signed_with=seldom(stranger.key), **dates())
+    names = chance.sample(NAMES, chance.randint(1, 2)) + [chains.ip(one) for one in chance.sample(ADDRESSES, 1)]
+    purposes = seldom([chains.CLIENT_AUTH], [chains.SERVER_AUTH])
+    leaf = chains.leaf(path[-1], *names, purposes=purposes, signed_with=seldom(stranger.key), **dates())
     covered = [getattr(name, "value", name) for name in names]
     host = str(chance.choice([*covered * 12, *NAMES, *ADDRESSES])).replace("*", "any")
     others = path[seldom(0, 1, 4) :] + [stranger] * chance.randrange(2)
     chance.shuffle(others)
-    return check.Case("", (leaf, *reversed(path)), "", host=host, sent=(leaf, *others))
+    return chains.Case("", (leaf, *reversed(path)), "", host=host, sent=(leaf, *others))
 
 
 def test_on_random_chains_all_three_agree(openssl):
@@ -181,7 +182,7 @@ def test_openssl_differs_on_some_names(openssl):
     """Claims that the sheet makes: parts of labels are wildcards to it, a final dot is not, and *.lab is too wide."""
 
     def named(presented, host):
-        return check.Case("", (check.leaf(check.root(), presented), check.root()), "", host=host)
+        return chains.Case("", (chains.leaf(chains.root(), presented), chains.root()), "", host=host)
 
     differs = {("w*.www.lab", "web.www.lab"): "OK", ("server.lab", "server.lab."): "hostname mismatch",
                ("*.lab", "server.lab"): "hostname mismatch"}  # fmt: skip
@@ -200,8 +201,8 @@ def test_on_random_names_openssl_agrees(openssl):
             at = chance.choice([0, 0, chance.randrange(len(presented))])
             presented[at : at + chance.choice([0, 1, 1, 1])] = chance.choice([["*"], ["*"], ["*", "*"], ["A"], ["WWW"]])
         pairs.append((".".join(presented), ".".join(host)))
-    root = check.root()
-    cases = [check.Case("", (check.leaf(root, presented), root), "", host=host) for presented, host in pairs]
+    root = chains.root()
+    cases = [chains.Case("", (chains.leaf(root, presented), root), "", host=host) for presented, host in pairs]
     mine = [solution.matches(*pair) for pair in pairs]
     assert 10 < sum(mine) < 50
     for pair, ours, theirs in zip(pairs, mine, openssl(cases), strict=True):
@@ -228,10 +229,10 @@ def test_what_is_written_down_can_be_asked_again(tmp_path, monkeypatch):
 def test_what_cannot_be_read_is_not_accepted():
     """The extension is there, and is no list of names: `cryptography` says so when it is looked at."""
     garbage = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x05\x00")
-    root = check.root()
-    leaf = check.make("a server", root, purposes=[check.SERVER_AUTH], more=[(garbage, False)])
+    root = chains.root()
+    leaf = chains.make("a server", root, purposes=[chains.SERVER_AUTH], more=[(garbage, False)])
     with pytest.raises(ValueError, match="asn1"):
-        solution.verify([leaf.certificate], [root.certificate], check.HOST, check.NOW)
+        solution.verify([leaf.certificate], [root.certificate], chains.HOST, chains.NOW)
 
 
 def test_a_chain_by_hand_needs_certificates():
