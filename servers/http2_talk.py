@@ -49,13 +49,13 @@ class Talk(asyncio.Protocol):
     paused = False  # The client has sent more than we have looked at yet.
     ended = False  # The client has said FIN.
     turn_comes = False  # There is more to look at, or to send, after the others.
-    unsent = 0  # bytes, when last looked at, and
-    unsent_at = 0.0  # when they last became fewer
+    written = 0  # bytes
+    gone = 0  # how many of them had left when last looked at
 
     def __init__(self, server: Server) -> None:
         self.server, self.limits = server, server.limits
         self.clock = asyncio.get_running_loop()
-        self.now = self.busy_at = self.made_at = self.clock.time()
+        self.now = self.busy_at = self.made_at = self.reads_at = self.clock.time()
         self.works: dict[int, Work] = {}
         self.conn = http2.ServerConnection(*server.http2[2:], now=self.now)
         if server.logs:
@@ -171,7 +171,7 @@ class Talk(asyncio.Protocol):
                 break
             if self.server.logs:
                 self.watch_ours(data)
-            self.transport.write(data)
+            self.write(data)
         else:
             self.take_turn_soon()
         if self.works:
@@ -182,6 +182,10 @@ class Talk(asyncio.Protocol):
             self.busy_at = self.now
         elif (self.conn.is_last or (self.ended and not self.turn_comes)) and self.phase != "linger":
             self.finish()
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+        self.written += len(data)
 
     # Answers.
 
@@ -258,8 +262,9 @@ class Talk(asyncio.Protocol):
         self.now = now = self.clock.time()
         limits, conn = self.limits, self.conn
         unsent = self.transport.get_write_buffer_size()
-        reads = unsent < self.unsent  # slowly, perhaps
-        self.unsent = unsent
+        gone = self.written - unsent
+        reads = gone > self.gone  # slowly, perhaps; `unsent` may be what it was, for as much has been written since
+        self.gone = gone
         if self.phase == "linger":
             if unsent and reads:
                 self.timer = self.clock.call_later(limits.linger_seconds, self.ring)
@@ -268,8 +273,8 @@ class Talk(asyncio.Protocol):
             return
         self.timer = self.clock.call_later(self.server.tick, self.ring)
         if not unsent or reads:
-            self.unsent_at = now
-        if unsent and now - self.unsent_at >= limits.body_seconds:  # It does not read at all.
+            self.reads_at = now
+        if now - self.reads_at >= limits.body_seconds:  # It does not read at all.
             self.transport.abort()
             return
         since = conn.unfinished_since
@@ -313,14 +318,13 @@ class Talk(asyncio.Protocol):
         log.info("! %s %s", self.peer, error)
         self.conn.close(error.code, str(error))
         self.stop()
-        self.transport.write(self.conn.data_to_send(self.now))
+        self.write(self.conn.data_to_send(self.now))
         self.finish()
 
     def finish(self) -> None:
         """The lingering close: FIN, then read and drop, so that no RST overtakes the GOAWAY."""
         self.phase = "linger"
         self.timer.cancel()
-        self.unsent = self.transport.get_write_buffer_size() + 1
         self.timer = self.clock.call_later(self.limits.linger_seconds, self.ring)
         try:
             if self.ended or not self.transport.can_write_eof():

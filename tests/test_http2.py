@@ -933,6 +933,57 @@ async def test_a_client_that_does_not_read_is_not_waited_for():
                 assert talk is None or talk.transport.get_write_buffer_size() < 300_000
 
 
+class Clock:
+    """A clock that stands still until it is set. Who wants to be called later is not."""
+
+    def __init__(self) -> None:
+        self.now = asyncio.get_running_loop().time()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, *_) -> asyncio.Handle:
+        return asyncio.get_running_loop().call_soon(int)
+
+    def __getattr__(self, name: str):
+        return getattr(asyncio.get_running_loop(), name)
+
+
+async def test_who_reads_slowly_is_waited_for_and_who_stops_is_not():
+    """A slow reader's buffer is always full, for what has left is replaced: to look at its size alone says nothing."""
+    async with http2.serve(body_seconds=30) as server:
+        talk, sink, clock = Talk(server), Sink(), Clock()
+        talk.clock = clock
+        sink.write, sink.get_write_buffer_size = id, lambda: 100_000
+        sink.abort = lambda: talk.connection_lost(None)
+        talk.connection_made(sink)
+        talk.data_received(GREETING + wire(settings({4: 2**31 - 1}), window_update(0, 2**30)))
+        talk.data_received(wire(get(1, "/bytes/1000000000")))
+        for _ in range(10):
+            talk.pause_writing()
+            clock.now += 20
+            talk.ring()
+            assert talk in server.talks
+            talk.resume_writing()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        talk.pause_writing()
+        talk.ring()
+        clock.now += 30
+        talk.ring()
+        assert talk not in server.talks
+
+
+async def test_a_download_that_is_slower_than_we_are_is_whole():
+    """Also when the server is told to end meanwhile."""
+    curl = need_tool("curl")
+    async with http2.serve(idle_seconds=10 * TICK, grace_seconds=2 * TICK) as server:
+        url = f"http://127.0.0.1:{server.address[1]}/bytes/20000000"
+        download = asyncio.create_task(run(curl, "-sSf", "--http2-prior-knowledge", "--limit-rate", "20M", url))
+        await asyncio.sleep(6 * TICK)
+    assert len(await download) == 20_000_000
+
+
 async def test_garbage_never_brings_the_server_down(caplog):
     """Good beginnings with some bytes changed, cut or said twice: an error or an answer, and never a traceback."""
     chance = random.Random(9113)
