@@ -9,23 +9,31 @@ readable by their owner only, and never committed.
     root.crl   intermediate.crl: what each has taken back           NAME.key is its private key
 
 `kinds.py` is the table of all, `profile.py` what each says, `renewal.py` which have to be made anew; this page makes
-them. `python -m certs show server` explains one.
+them. `.venv/bin/python -m certs show server` explains one.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+try:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from certs import profile
-from certs.kinds import KINDS, REVOKED
-from certs.renewal import FOLDER, read_chain, read_key, wanting
+    from certs import profile
+    from certs.kinds import KINDS, REVOKED
+    from certs.renewal import FOLDER, read_chain, read_key, wanting
+except ImportError:
+    if sys.argv[0] != "-m":
+        raise
+    print(f"certs: this Python has no cryptography, or one that is too old.", file=sys.stderr)
+    print("The lab's own has it:  .venv/bin/python -m certs", file=sys.stderr)
+    sys.exit(2)
 
 __all__ = ["FOLDER", "KINDS", "ensure", "read_chain", "read_key", "wanting"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,14 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2; 1.3 has only good ones
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 WANTED = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
-ensure = cache(certs.ensure)  # Once for a process: it looks into every file.
+
+@cache
+def ensure(folder: Path) -> None:
+    """Once for a process: it looks into every file."""
+    is_first = not (folder / "root.pem").exists()
+    if folder / "root.pem" in certs.ensure(folder) and not is_first:
+        what = f"The lab's root is new. Where you trust the old one, put this one in its place: {folder / 'root.pem'}"
+        print(what, file=sys.stderr)
 
 
 def server_context(

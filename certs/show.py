@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,8 @@ _PURPOSES = {
     ExtendedKeyUsageOID.SERVER_AUTH: "TLS servers (serverAuth)",
     ExtendedKeyUsageOID.CLIENT_AUTH: "clients (clientAuth)",
 }
+_SUBTREES = (("{} and below", x509.DNSName), ("{}", x509.IPAddress), ("mail to *{}", x509.RFC822Name),
+             ("subjects under {}", x509.DirectoryName))  # fmt: skip
 
 
 def listing() -> Iterator[str]:
@@ -46,11 +48,24 @@ def shown(name: str, folder: Path = FOLDER) -> Iterator[str]:
     sent = read_chain(name, folder)
     for number, certificate in enumerate(_to_the_root(name, folder), 1):
         yield ""
-        yield f"{number}. {_common_name(certificate.subject)}{'' if certificate in sent else '  (not sent)'}"
-        for label, text in _facts(certificate, folder):
-            for line in textwrap.wrap(text, _WIDTH - 18, break_on_hyphens=False):
-                yield f"   {label:14} {line}"
-                label = ""
+        yield f"{number}. {_name(certificate.subject)}{'' if certificate in sent else '  (not sent)'}"
+        yield from _wrapped(_facts(certificate, _revoked(certificate, folder)))
+
+
+def shown_all(certificates: Iterable[x509.Certificate]) -> Iterator[str]:
+    """Certificates from anywhere, in the order in which they come."""
+    for number, certificate in enumerate(certificates, 1):
+        if number > 1:
+            yield ""
+        yield from textwrap.wrap(f"{number}. {_name(certificate.subject)}", _WIDTH, subsequent_indent="   ")
+        yield from _wrapped(_facts(certificate))
+
+
+def _wrapped(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for label, text in facts:
+        for line in textwrap.wrap(text, _WIDTH - 18, break_on_hyphens=False):
+            yield f"   {label:14} {line}"
+            label = ""
 
 
 def _to_the_root(name: str, folder: Path) -> Iterator[x509.Certificate]:
@@ -61,32 +76,35 @@ def _to_the_root(name: str, folder: Path) -> Iterator[x509.Certificate]:
         signer = KINDS[signer].signer
 
 
-def _facts(certificate: x509.Certificate, folder: Path) -> Iterator[tuple[str, str]]:
+def _facts(certificate: x509.Certificate, revoked: str = "") -> Iterator[tuple[str, str]]:
     own = certificate.issuer == certificate.subject
-    yield "signed by", "itself" if own else _common_name(certificate.issuer)
+    yield "signed by", "itself" if own else _name(certificate.issuer)
     if names := _find(certificate, x509.SubjectAlternativeName):
         yield "names", ", ".join(map(_plain, names))
     yield "valid", _validity(certificate)
-    if when := _revoked(certificate, folder):
-        yield "revoked", when
+    if revoked:
+        yield "revoked", revoked
     yield "key", _key(certificate)
     if usage := _find(certificate, x509.KeyUsage):
-        bits = (usage.digital_signature, usage.key_cert_sign, usage.crl_sign)
-        terms = ("digitalSignature", "keyCertSign", "cRLSign")
+        bits = (usage.digital_signature, usage.key_encipherment, usage.key_cert_sign, usage.crl_sign)
+        terms = ("digitalSignature", "keyEncipherment", "keyCertSign", "cRLSign")
         yield "key usage", ", ".join(term for term, bit in zip(terms, bits, strict=True) if bit)
     if purposes := _find(certificate, x509.ExtendedKeyUsage):
-        yield "good for", " and ".join(_PURPOSES[purpose] for purpose in purposes)
+        yield "good for", " and ".join(_PURPOSES.get(purpose, purpose.dotted_string) for purpose in purposes)
     if (basic := _find(certificate, x509.BasicConstraints)) and basic.ca:
         below = "any number of" if basic.path_length is None else basic.path_length or "no"
         yield "authority", f"yes, with {below} other authorities below it"
     else:
         yield "authority", "no"
     if limits := _find(certificate, x509.NameConstraints):
-        label = "only for"
-        for form, kind in (("{} and below", x509.DNSName), ("{}", x509.IPAddress), ("mail to *{}", x509.RFC822Name)):
-            found = [_plain(name) for name in limits.permitted_subtrees or [] if isinstance(name, kind)]
-            yield label, form.format(", ".join(found))
-            label = ""
+        for label, trees in (("only for", limits.permitted_subtrees), ("never for", limits.excluded_subtrees)):
+            for form, kind in _SUBTREES:
+                if found := [_plain(name) for name in trees or [] if isinstance(name, kind)]:
+                    yield label, form.format(", ".join(found))
+                    label = ""
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.UnrecognizedExtension):
+            yield "unknown", f"{extension.oid.dotted_string}{', and critical' if extension.critical else ''}"
     yield "serial", f"{certificate.serial_number:x}"
     digits = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
     yield "fingerprint", f"{digits[:48]} {digits[48:]}"
@@ -119,8 +137,7 @@ def _key(certificate: x509.Certificate) -> str:
     key = certificate.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey):
         return "ECDSA, P-256" if key.curve.name == "secp256r1" else f"ECDSA, {key.curve.name}"
-    assert isinstance(key, rsa.RSAPublicKey)
-    return f"RSA, {key.key_size} bits"
+    return f"RSA, {key.key_size} bits" if isinstance(key, rsa.RSAPublicKey) else type(key).__name__
 
 
 def _revoked(certificate: x509.Certificate, folder: Path) -> str:
@@ -141,9 +158,11 @@ def _find(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension |
         return None
 
 
-def _common_name(name: x509.Name) -> str:
-    return str(name.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+def _name(name: x509.Name) -> str:
+    """Its common name; all of it, where it has none."""
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else name.rfc4514_string() or "(no subject)"
 
 
 def _plain(name: x509.GeneralName) -> str:
-    return str(name.value)
+    return name.value.rfc4514_string() if isinstance(name, x509.DirectoryName) else str(name.value)

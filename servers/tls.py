@@ -54,9 +54,8 @@ def serve(
 def main() -> int:
     """Serve the site on loopback."""
     parser = command.parser("tls", PORT, "Serves the site over HTTPS.")
-    parser.add_argument(
-        "--certificate", metavar="NAME", choices=certs.KINDS, help="a certificate of certs/ (python -m certs list)"
-    )
+    listed = "a certificate of certs/ (.venv/bin/python -m certs list tells all)"
+    parser.add_argument("--certificate", metavar="NAME", choices=certs.KINDS, help=listed)
     parser.add_argument("--clients", choices=["none", "optional", "required"], default="none", help="certificates")
     parser.add_argument("--tls12", action="store_true", help="speak TLS 1.2 only")
     options = parser.parse_args()

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import certs
-from certs import profile
+from certs import contexts, profile
 from certs.__main__ import main
 from certs.kinds import KINDS, REVOKED, STAPLED
 from certs.show import pin, shown
@@ -552,10 +552,61 @@ def test_show_agrees_with_openssl(folder):
     assert pin(certs.read_chain("server", folder)[0]) == base64.b64encode(hashlib.sha256(der).digest()).decode()
 
 
+def test_show_a_file(command, folder, tmp_path):
+    """Any certificates, such as those with which the check of lab 04 has caught somebody."""
+    file = tmp_path / "chain.pem"
+    strange = (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\5\0"), True)
+    limits = x509.NameConstraints(None, [x509.DNSName("secret.lab"), x509.DirectoryName(x509.Name([]))])
+    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CODE_SIGNING])
+    key = ed25519.Ed25519PrivateKey.generate()
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        x509.Name([]), x509.Name([]), key.public_key(), 7, now - timedelta(1), now + timedelta(1)
+    )
+    for value, critical in (strange, (limits, True), (purposes, False)):
+        builder = builder.add_extension(value, critical)
+    odd, own_server = builder.sign(key, None), certs.read_chain("server", folder)[0]
+    file.write_bytes(b"chain for server.lab\n" + save(tmp_path / "both.pem", odd, own_server).read_bytes())
+    code, said, complaint = command("show", file)
+    assert (code, complaint) == (0, "")
+    assert all(len(line) <= 80 for line in said.splitlines())
+    for text in ("1. (no subject)\n   signed by      itself", "never for      secret.lab and below",
+                 "unknown        1.3.6.1.4.1.32473.1, and critical", "(serverAuth) and 1.3.6.1.5.5.7.3.3",
+                 "key            Ed25519PublicKey", "\n\n2. "):  # fmt: skip
+        assert text in said
+    file.write_text("nothing")
+    assert command("show", file) == (2, "", f"certs: {file} has no certificates in PEM.\n")
+
+
+@pytest.mark.parametrize("content", ["raise ImportError('no module')", "VERSION = 1"])
+def test_another_python_is_told_so_in_a_sentence(tmp_path, content):
+    """python3 -m certs, where the system's cryptography is missing, or so old that a part of it is."""
+    (tmp_path / "cryptography.py").write_text(content)
+    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = run(sys.executable, "-m", "certs", "list", cwd=certs.FOLDER.parent, env=path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("certs: this Python has no cryptography, or one that is too old.\n")
+    assert done.stderr.endswith("The lab's own has it:  .venv/bin/python -m certs\n")
+    assert done.stderr.count("\n") == 2
+
+
+def test_a_new_root_is_told_to_who_trusted_the_old(own, capsys):
+    """Whoever makes it: a server, a client, an experiment. Nothing is told where there was none."""
+    contexts.ensure.cache_clear()
+    contexts.ensure(own)
+    assert capsys.readouterr() == ("", "")
+    (own / "root.key").unlink()
+    contexts.ensure.cache_clear()
+    contexts.ensure(own)
+    contexts.ensure.cache_clear()
+    told = f"The lab's root is new. Where you trust the old one, put this one in its place: {own / 'root.pem'}\n"
+    assert capsys.readouterr() == ("", told)
+
+
 def test_show_an_unknown_name_lists_the_known(command):
     code, said, complaint = command("show", "sevrer")
     assert (code, said) == (2, "")
-    assert complaint.startswith("certs: there is no certificate 'sevrer'. There are:\n")
+    assert complaint.startswith("certs: there is no certificate 'sevrer', and no such file. There are:\n")
     assert all(name in complaint for name in KINDS)
 
 
