@@ -31,7 +31,7 @@ try:
 except ImportError:
     if sys.argv[0] != "-m":
         raise
-    print(f"certs: this Python has no cryptography, or one that is too old.", file=sys.stderr)
+    print("certs: this Python has no cryptography, or one that is too old.", file=sys.stderr)
     print("The lab's own has it:  .venv/bin/python -m certs", file=sys.stderr)
     sys.exit(2)
 
