@@ -14,6 +14,7 @@ them. `.venv/bin/python -m certs show server` explains one.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import sys
@@ -35,7 +36,14 @@ except ImportError:
     print("The lab's own has it:  .venv/bin/python -m certs", file=sys.stderr)
     sys.exit(2)
 
-__all__ = ["FOLDER", "KINDS", "ensure", "read_chain", "read_key", "wanting"]
+__all__ = ["FOLDER", "KINDS", "ensure", "known", "read_chain", "read_key", "wanting"]
+
+
+def known(name: str) -> str:
+    """For argparse: the name of a certificate. A list of all would make the message longer than the screen."""
+    if name not in KINDS:
+        raise argparse.ArgumentTypeError(f"there is no certificate {name!r}; .venv/bin/python -m certs list")
+    return name
 
 
 def ensure(folder: Path = FOLDER, now: datetime | None = None) -> list[Path]:

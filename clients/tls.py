@@ -20,8 +20,10 @@ import argparse
 import asyncio
 import logging
 import os
+import shutil
 import ssl
 import sys
+import textwrap
 from pathlib import Path
 
 import certs
@@ -35,6 +37,20 @@ __all__ = ["Stream", "Watch", "connect"]
 PORT = 7004
 
 log = logging.getLogger("clients.tls")  # Silent, unless main() gives it a voice.
+
+
+class Wrapped(logging.Formatter):
+    """Lines no longer than the screen. What is continued stands further to the right than its beginning."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        indent = " " * (2 + len(text[1:]) - len(text[1:].lstrip()))
+        return wrapped(text, indent)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    width = min(80, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
 async def talk(options: argparse.Namespace, context: ssl.SSLContext, session: ssl.SSLSession | None) -> Stream:
@@ -63,7 +79,7 @@ async def talk(options: argparse.Namespace, context: ssl.SSLContext, session: ss
         async with asyncio.timeout(options.timeout):
             while asks and (data := await stream.read()):
                 teller.tell()
-                log.info("= inside: %r%s", data[:60], " …" if len(data) > 60 else "")
+                log.info("= inside: %r%s", data[:40], " …" if len(data) > 40 else "")
     finally:
         teller.tell()
         stream.close()
@@ -111,7 +127,7 @@ def main() -> int:
     parser.add_argument("--ca", type=Path, default=certs.FOLDER / "root.pem", help="whom to trust (default: the lab)")
     parser.add_argument("--system", action="store_true", help="trust whom this machine trusts")
     parser.add_argument(
-        "--cert", metavar="NAME", choices=certs.KINDS, help="a certificate of certs/ to show, such as client"
+        "--cert", metavar="NAME", type=certs.known, help="a certificate of certs/ to show, such as client"
     )
     parser.add_argument("--alpn", default="http/1.1", metavar="NAMES", help="what to speak inside, the best first")
     parser.add_argument("--tls12", action="store_true", help="speak TLS 1.2 only")
@@ -122,7 +138,9 @@ def main() -> int:
     options.name = options.name or options.host
     if not options.ca.is_file() and options.ca != certs.FOLDER / "root.pem":
         parser.error(f"there is no file {options.ca}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    voice = logging.StreamHandler(sys.stdout)
+    voice.setFormatter(Wrapped())
+    logging.basicConfig(level=logging.INFO, handlers=[voice])
     logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
     try:
         asyncio.run(show(options))
@@ -137,7 +155,7 @@ def main() -> int:
         # gaierror has its own numbers, below 0.
         why = os.strerror(errno) if errno and errno > 0 else getattr(error, "strerror", None) or error
         hint = ". Is `make tls-server` running?" if isinstance(error, ConnectionRefusedError) else ""
-        print(f"Cannot connect to {options.host} port {options.port}: {why}{hint}", file=sys.stderr)
+        print(wrapped(f"Cannot connect to {options.host} port {options.port}: {why}{hint}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -55,7 +55,7 @@ def main() -> int:
     """Serve the site on loopback."""
     parser = command.parser("tls", PORT, "Serves the site over HTTPS.")
     listed = "a certificate of certs/ (.venv/bin/python -m certs list tells all)"
-    parser.add_argument("--certificate", metavar="NAME", choices=certs.KINDS, help=listed)
+    parser.add_argument("--certificate", metavar="NAME", type=certs.known, help=listed)
     parser.add_argument("--clients", choices=["none", "optional", "required"], default="none", help="certificates")
     parser.add_argument("--tls12", action="store_true", help="speak TLS 1.2 only")
     options = parser.parse_args()

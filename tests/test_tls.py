@@ -1212,7 +1212,10 @@ async def our_server(*arguments: str) -> AsyncIterator[tuple[int, asyncio.subpro
 
 
 async def tell(*arguments: object) -> tuple[int, str]:
-    return await run(sys.executable, "-m", "clients.tls", *arguments)
+    """The exit code of our client, and what it has said: no line is too long. Here they are joined again."""
+    code, said = await run(sys.executable, "-m", "clients.tls", *arguments)
+    assert all(len(line) <= 80 for line in said.splitlines()), said
+    return code, re.sub(r"\n +", " ", said)
 
 
 async def test_the_programs_tell_all(tmp_path):
@@ -1262,7 +1265,8 @@ async def test_programs_that_cannot_run():
     code, said = await tell("--port", port)
     assert (code, "make tls-server" in said) == (2, True)
     assert (await tell("--ca", "/nowhere"))[0] == 2
-    assert (await tell("--cert", "nobody"))[0] == 2
+    code, said = await tell("--cert", "nobody")
+    assert (code, "there is no certificate 'nobody'" in said) == (2, True)
     assert (await tell("--port", port, "--name", "a..b"))[0] == 2
     code, said = await run(sys.executable, "-m", "servers.tls", "--certificate", "nobody")
     assert code == 2

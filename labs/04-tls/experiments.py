@@ -272,11 +272,12 @@ async def full_handshake(net: Network) -> None:
     answer="certificates and signatures",
 )
 async def ticket(net: Network) -> None:
-    """In the ticket is, encrypted for the server itself, a secret that both have from the first visit. Who can use it
-    was there, so nobody has to show or to verify a certificate. It does not save a round trip (early data would, and
-    whoever records that can send it again). Its key is in the server's memory: after a restart, or on another server,
-    nobody can read it, and the handshake is a full one, without any error. And it travels in the clear: who comes
-    twice with the same ticket can be recognized by it. (RFC 8446 §2.2, §2.3, §4.6.1, §8, §C.4)
+    """The first visit has left both sides a secret, and the ticket holds it, encrypted for the server itself. Whoever
+    knows that secret took part in the first visit. That proves who it is, without certificates and signatures. It
+    does not save a round trip (early data would, and whoever records that can send it again). Its key is in the
+    server's memory: after a restart, or on another server, nobody can read it, and the handshake is a full one,
+    without any error. And it travels in the clear: who comes twice with the same ticket can be recognized by it.
+    (RFC 8446 §2.2, §2.3, §4.6.1, §8, §C.4)
     """
     client, server = client_context(), server_context()
     first = await visit(net, client, server)
@@ -443,8 +444,8 @@ async def alpn(net: Network) -> None:
     answer="a number",
 )
 async def bad_certificates(net: Network) -> None:
-    """A chain is good if each certificate is signed by the next, up to one that the client trusts; if none is outside
-    its days; if all but the first may sign others, for this name; if the first is for servers, and for this one. Each
+    """A chain is good if each certificate is signed by the next, up to one that the client trusts; if all are valid
+    now; if all but the first may sign others, for this name; if the first is for servers, and for this one. Each
     of these nine breaks one rule. The client says why in an alert, a number between 42 and 48, and several reasons
     share one: the words are in the client's log only. (RFC 5280 §6.1, §4.2.1; RFC 9525 §6; RFC 8446 §6.2)
     """
@@ -476,11 +477,11 @@ async def bad_certificates(net: Network) -> None:
     answer="those that have the list",
 )
 async def revoked(net: Network) -> None:
-    """Revoking changes nothing of a certificate: its signature is right, its days are not over. Whoever wants to know
-    has to ask somebody else, a list (CRL) or a service (OCSP), and then to decide what no answer means. To refuse
-    then is safe, and makes every site depend on that service; most clients went on without, so that a thief only had
-    to block it. Hence lists that come with the browser, and certificates for days instead of years. (RFC 5280 §5,
-    §6.3)
+    """Revoking changes nothing of a certificate: its signature is right, its validity is not over. Whoever wants to
+    know has to ask somebody else, a list (CRL) or a service (OCSP), and then to decide what no answer means. To
+    refuse then is safe, and makes every site depend on that service; most clients went on without, so that a thief
+    only had to block it. Hence lists that come with the browser, and certificates for days instead of years.
+    (RFC 5280 §5, §6.3)
     """
     with_lists, no_list = client_context(revocation=True), client_context()
     no_list.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
@@ -547,7 +548,8 @@ async def without_a_word(net: Network) -> None:
     """OpenSSL writes an alert when it gives up, into a buffer that somebody has to send. asyncio's own TLS closes the
     transport first, and all that the client gets is the end of the connection: a wrong version looks like a crash, a
     refused certificate like a firewall. The lab's servers put TLS between two buffers (certs/channel.py), and after
-    an error they send what is in the one that goes out. 7 bytes: a header of 5, fatal, 70. (RFC 8446 §6.2, §4.2.1)
+    an error they send what is in the one that goes out. 7 bytes: a header of 5, fatal, 70. (The client that got
+    nothing sends an alert of its own, decode_error, to nobody.) (RFC 8446 §6.2, §4.2.1)
     """
     too_new, too_old = server_context(minimum=TLS_1_3), client_context(maximum=TLS_1_2)
     address = net.server.address, net.port
@@ -594,10 +596,10 @@ async def tampered(net: Network) -> None:
     as one with a wrong bit: bad_record_mac, and it is over. TCP mends what a cable breaks, and its checksum anybody
     can compute; what somebody wants to break only a key can tell. (RFC 8446 §5.2, §5.3, §6.2)
     """
-    ours, theirs = client_context(), server_context()
+    ours, theirs = client_context(), server_context(tickets=0)
     for name, change, arrives in (
-        ("with one bit changed", lambda record: record[:9] + bytes([record[9] ^ 1]) + record[10:], 0),
         ("sent twice", lambda record: 2 * record, 1),
+        ("with one bit changed", lambda record: record[:9] + bytes([record[9] ^ 1]) + record[10:], 0),
         ("left out", lambda record: b"", 0),
     ):
 
@@ -607,7 +609,7 @@ async def tampered(net: Network) -> None:
 
         async with through(net, forward):
             client, server = await meet(net, ours, theirs, via=net["middle"])
-            client.send(GET)
+            client.channel.send_data(GET)
             client.send(b"and another")
             data = await asyncio.to_thread(server.read, 2 * len(GET))
             await asyncio.to_thread(client.event)

@@ -39,13 +39,15 @@ async def between(here: Address, server: Address, change: Change) -> AsyncIterat
 
 
 async def forward(sender: str, source: asyncio.StreamReader, target: asyncio.StreamWriter, change: Change) -> None:
-    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-        while True:
-            header = await source.readexactly(5)
-            record = header + await source.readexactly(int.from_bytes(header[3:], "big"))
-            if (changed := change(sender, record)) is None:
-                break
-            target.write(changed)
+    buffer, is_over = b"", False
+    with contextlib.suppress(ConnectionError):
+        while not is_over and (data := await source.read(65536)):
+            buffer, forwarded = buffer + data, b""  # What comes together goes on together.
+            while not is_over and len(buffer) >= (size := 5 + int.from_bytes(buffer[3:5], "big")):
+                changed, buffer = change(sender, buffer[:size]), buffer[size:]
+                is_over = changed is None
+                forwarded += changed or b""
+            target.write(forwarded)
             await target.drain()
     with contextlib.suppress(OSError):
         target.write_eof()  # A FIN, as anybody can send one.
