@@ -42,7 +42,7 @@ __all__ = ["FOLDER", "KINDS", "ensure", "known", "read_chain", "read_key", "want
 def known(name: str) -> str:
     """For argparse: the name of a certificate. A list of all would make the message longer than the screen."""
     if name not in KINDS:
-        raise argparse.ArgumentTypeError(f"there is no certificate {name!r}; .venv/bin/python -m certs list")
+        raise argparse.ArgumentTypeError(f"none is called {name!r}. All:\n  .venv/bin/python -m certs list")
     return name
 
 

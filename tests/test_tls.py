@@ -1266,7 +1266,7 @@ async def test_programs_that_cannot_run():
     assert (code, "make tls-server" in said) == (2, True)
     assert (await tell("--ca", "/nowhere"))[0] == 2
     code, said = await tell("--cert", "nobody")
-    assert (code, "there is no certificate 'nobody'" in said) == (2, True)
+    assert (code, "none is called 'nobody'. All: .venv" in said) == (2, True)
     assert (await tell("--port", port, "--name", "a..b"))[0] == 2
     code, said = await run(sys.executable, "-m", "servers.tls", "--certificate", "nobody")
     assert code == 2
