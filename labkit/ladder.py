@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from labkit import console
 from labkit.inside import Reader
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
+from protocols.tls_opened import Secrets
 
 _FLAGS = ((SYN, "SYN"), (FIN, "FIN"), (RST, "RST"), (PSH, "PSH"), (ACK, "ACK"))
 _STAMP = 12  # columns of time, left of the ladder
@@ -76,13 +77,14 @@ class _Connections:
     highest: dict[_Way, int] = field(default_factory=dict)
     numbers: dict[frozenset[tuple[str, int]], int] = field(default_factory=dict)
     kinds: set[tuple[str, ...]] = field(default_factory=set)  # of packets: who to whom, flags and length
+    secrets: Secrets = field(default_factory=dict)
     readers: dict[frozenset[tuple[str, int]], Reader] = field(default_factory=dict)
     clients: dict[frozenset[tuple[str, int]], _Way] = field(default_factory=dict)  # the direction that spoke first
 
 
-def rungs(packets: Iterable[Seen]) -> list[Rung]:
-    """Label and weigh each packet in the light of those before it."""
-    known = _Connections()
+def rungs(packets: Iterable[Seen], secrets: Secrets | None = None) -> list[Rung]:
+    """Label and weigh each packet in the light of those before it; *secrets* open what is encrypted."""
+    known = _Connections(secrets=secrets or {})
     found = [_tcp(p, known) if p.protocol == "tcp" and not p.fragment_offset else _other(p) for p in packets]
     if len(known.numbers) > 1:  # Tell connections apart, in the order in which they began.
         for i, rung in enumerate(found):
@@ -124,7 +126,7 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
     if size:
         words.append(f"len {size}")
         client = known.clients.setdefault(_ends(p), here)
-        words += known.readers.setdefault(_ends(p), Reader()).words(here == client, seq, p.payload)
+        words += known.readers.setdefault(_ends(p), Reader(known.secrets)).words(here == client, seq, p.payload)
     if p.window == 0 and not p.flags & RST:
         words.append("win 0")
         weight = max(weight, 2)
@@ -198,11 +200,13 @@ def select(found: Sequence[Rung], most: int) -> list[int]:
     return sorted(keep)
 
 
-def draw(packets: Sequence[Seen], hosts: Sequence[str], columns: int, most: int = 24) -> list[str]:
+def draw(
+    packets: Sequence[Seen], hosts: Sequence[str], columns: int, most: int = 24, secrets: Secrets | None = None
+) -> list[str]:
     """The lines of the ladder, each at most *columns* wide."""
     if not packets:
         return []
-    found = rungs(packets)
+    found = rungs(packets, secrets)
     pauses = silences(packets)
     for i in pauses:  # Who fell silent, and who spoke first again.
         found[i - 1] = replace(found[i - 1], weight=max(3, found[i - 1].weight))

@@ -143,7 +143,8 @@ def _hung(mark: str, text: str) -> str:
 def _show(outcome: Outcome) -> None:
     if outcome.packets:
         console.say()
-        for line in ladder.draw(outcome.packets, outcome.experiment.hosts, console.width() - 2):
+        drawn = ladder.draw(outcome.packets, outcome.experiment.hosts, console.width() - 2, secrets=outcome.secrets)
+        for line in drawn:
             console.say(f"  {line}")
     console.say()
     for event in outcome.events:

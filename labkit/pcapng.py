@@ -238,6 +238,20 @@ def count_sections(path: str | Path) -> int:
         return sum(kind == Block.SECTION for kind, _, _ in _blocks(file, path))
 
 
+def read_key_log(path: str | Path, section: int) -> str:
+    """The TLS key log in a section of a capture (from 1)."""
+    found, number = [], 0
+    with open(path, "rb") as file:
+        for kind, start, length in _blocks(file, path):
+            number += kind == Block.SECTION
+            if kind == Block.SECRETS and number == section:
+                file.seek(start + 8)
+                secrets_type, size = struct.unpack("<II", file.read(8))
+                if secrets_type == _TLS_KEY_LOG and size <= length - 20:
+                    found.append(file.read(size).decode("ascii", "replace"))
+    return "".join(found)
+
+
 def keep_sections(path: str | Path, count: int) -> None:
     """Take back all sections of a capture but the first *count*."""
     with open(path, "r+b") as file:

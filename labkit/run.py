@@ -15,6 +15,7 @@ from labkit import pcapng, sandbox
 from labkit.catalog import ROOT, Lab
 from labkit.lab import Experiment, Seen, seen
 from labkit.sandbox import CannotRun, Event
+from protocols.tls_opened import Secrets, key_log
 
 CAPTURES = ROOT / "captures"
 TRIES = 3  # of an experiment that is only too slow
@@ -31,6 +32,7 @@ class Outcome:
     crash: str = ""  # the traceback
     events: list[Event] = field(default_factory=list)
     packets: list[Seen] = field(default_factory=list)
+    secrets: Secrets = field(default_factory=dict)  # of the TLS that was recorded
     capture: Path | None = None
     on_wire: bool = False
 
@@ -120,6 +122,7 @@ def _run_once(lab: Lab, chosen: Experiment, capture: Path | None, kept: int, van
     if capture is not None:
         names = {world.address(host): host for host in world.hosts}
         outcome.packets = seen(_section(capture, kept + 1), names)
+        outcome.secrets = key_log(pcapng.read_key_log(capture, kept + 1))
     return outcome
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.pcapng import BadCapture, CannotWrite, Writer, count_sections, read, trim
+from labkit.pcapng import BadCapture, CannotWrite, Writer, count_sections, keep_sections, read, read_key_log, trim
 from tests.conftest import need_tool
 from tests.labkit.test_link import tcp, udp
 
@@ -62,6 +62,22 @@ def test_more_than_the_buffer(tmp_path: Path) -> None:
     writer.flush()
     os.close(fd)
     assert len(list(read(tmp_path / "x"))) == 300
+
+
+def test_the_key_log_of_a_section_is_read_back(tmp_path: Path) -> None:
+    path = write(write(tmp_path / "x"), append=True)
+    assert read_key_log(path, 2) == "CLIENT_RANDOM 00 11\n"
+    assert read_key_log(path, 3) == ""
+
+
+def test_sections_are_taken_back(tmp_path: Path) -> None:
+    path = write(tmp_path / "x")
+    before = path.read_bytes()
+    write(path, append=True)
+    keep_sections(path, 1)
+    assert path.read_bytes() == before
+    keep_sections(path, 5)
+    assert path.read_bytes() == before
 
 
 def test_every_packet_waits_for_its_secrets_once_at_least(tmp_path: Path) -> None:
