@@ -93,12 +93,14 @@ class Talk:
 
     def send(self, *frames: Frame) -> None:
         """All of them in one write."""
+        for frame in frames:
+            if frame.type == FrameType.HEADERS:
+                self.answers.setdefault(frame.stream, Answer())
         self.write(b"".join(map(http2.encode, frames)))
 
     def request(self, path: str, fields: Pairs = (), method: str = "GET", flags: Flag = END) -> Frame:
         """The HEADERS frame of the next request. It is not sent yet."""
         stream, self.next_stream = self.next_stream, self.next_stream + 2
-        self.answers[stream] = Answer()
         pseudo = [(":method", method), (":scheme", "https"), (":authority", "server.lab"), (":path", path)]
         return Frame(FrameType.HEADERS, flags, stream, self.encoder.encode([*pseudo, *fields]))
 
