@@ -19,6 +19,7 @@ help:
 	@echo "  make <lab>-capture    record both live"
 	@echo "  make <lab>-check      check your exercise                      (WATCH=1: whenever you save)"
 	@echo "  make <lab>-hint       a hint for the step you are at"
+	@echo "  make <lab>-exercise   run your exercise as a server, to talk to it by hand"
 	@echo "  make <lab>-quiz       questions answered from your own packets"
 	@echo "  make <lab>-reset      forget your progress in it"
 	@echo "  make wireshark-<lab>  open its capture in Wireshark"

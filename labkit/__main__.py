@@ -12,6 +12,7 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -170,6 +171,15 @@ def _exercise(lab: catalog.Lab, file: Path | None) -> int:
     if role is None:
         raise CannotRun(f"The exercise of {lab.slug} is not a server; there is nothing to talk to by hand.")
     exercise = file or lab.folder / "exercise.py"
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", lab.port))
+            except OSError as error:
+                raise CannotRun(
+                    f"Port {lab.port} of this machine: {error.strerror}. Does another server run?"
+                ) from None
     console.say(f"Running {os.path.relpath(exercise)} on 127.0.0.1 port {lab.port}. Ctrl-C stops.")
     command = [sys.executable, "-m", "labkit.learner", str(lab.folder / "check.py"), role, str(exercise)]
     for number in (signal.SIGINT, signal.SIGTERM):  # A script's & has SIGINT ignored, which children inherit.
@@ -225,7 +235,8 @@ def _wireshark(lab: catalog.Lab, experiment: str | None) -> int:
     if not capture.is_file():
         raise narrate.no_such_capture(lab, capture)
     if (path := shutil.which("wireshark")) is None:
-        raise CannotRun(f"Wireshark is not installed. As text: tshark -r {os.path.relpath(capture)}")
+        as_text = f" As text: tshark -r {os.path.relpath(capture)}" if shutil.which("tshark") else ""
+        raise CannotRun(f"Wireshark is not installed: sudo apt install wireshark.{as_text}")
     return subprocess.call([path, str(capture)])
 
 

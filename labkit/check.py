@@ -372,6 +372,15 @@ async def run_steps(check: Check, steps: list[Step], emit: Callable[[dict[str, A
             program.stop()
 
 
+def _last(story: list[str], most: int = 12) -> list[str]:
+    """What was done at last: the end of a long story, that begins with a deed and not with an answer."""
+    told = story[-most:]
+    while len(story) > most and len(told) > most // 2 and told[0].startswith("<"):
+        told = told[1:]
+    left = len(story) - len(told)
+    return [f"= … {left} lines before", *told] if left else told
+
+
 def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
     output = "\n".join(filter(None, (program.output() for program in check.programs)))
     what = error.what
@@ -385,7 +394,7 @@ def _failed(index: int, check: Check, error: CheckFailed) -> dict[str, Any]:
         for value in (error.got, error.wanted)
     )
     return {
-        "step": index, "state": "failed", "what": what, "story": check.story[-12:], "got": got,
+        "step": index, "state": "failed", "what": what, "story": _last(check.story), "got": got,
         "wanted": wanted, "filter": error.filter, "reproduce": error.reproduce, "printed": output,
         "at": time.time(),
     }  # fmt: skip

@@ -52,7 +52,8 @@ _TOOLS = (
     ("socat", "socat", "talk TCP and UDP by hand"),
     ("curl", "curl", "a foreign client"),
     ("openssl", "openssl", "a foreign client and server for TLS"),
-    ("nghttp", "nghttp2-client", "a foreign client for HTTP/2"),
+    ("nghttp", "nghttp2-client", "a foreign client for HTTP/2; with it comes h2load"),
+    ("nghttpd", "nghttp2-server", "a foreign server for HTTP/2"),
 )
 
 

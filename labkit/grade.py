@@ -130,7 +130,7 @@ def _compare(got: dict[str, str] | None, wanted: dict[str, str] | None) -> None:
         first = next(
             (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
         )
-        start = max(0, first - 12)
+        start = max(0, first - 8)
         console.say(f"  wanted  {_dump(right, start)}")
         console.say(f"  got     {_dump(left, start)}")
         if left != right:
@@ -143,7 +143,7 @@ def _compare(got: dict[str, str] | None, wanted: dict[str, str] | None) -> None:
             console.say(f"  {name:7} {text[:600]}")
 
 
-def _dump(data: bytes, start: int, most: int = 20) -> str:
+def _dump(data: bytes, start: int, most: int = 16) -> str:
     """Bytes from *start* as hex and as text."""
     piece = data[start : start + most]
     text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)

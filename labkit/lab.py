@@ -341,9 +341,9 @@ class Network:
 
 def bounds(at_least: float | None, at_most: float | None, unit: str) -> str:
     if at_least is not None and at_least == at_most:
-        return f"exactly {at_least:g} {unit}".rstrip()
-    low = f"at least {at_least:g}" if at_least is not None else ""
-    high = f"at most {at_most:g}" if at_most is not None else ""
+        return f"exactly {at_least:.10g} {unit}".rstrip()
+    low = f"at least {at_least:.10g}" if at_least is not None else ""
+    high = f"at most {at_most:.10g}" if at_most is not None else ""
     return f"{' and '.join(filter(None, (low, high)))} {unit}".rstrip()
 
 

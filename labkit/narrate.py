@@ -153,7 +153,10 @@ def _show(outcome: Outcome) -> None:
             good = (low is None or event["value"] >= low) and (high is None or event["value"] <= high)
             value = f"{_number(event['value'])} {event['unit']}".rstrip()
             asserted = console.style(f"({bounds(low, high, event['unit'])})", "dim")
-            console.say(f"  {console.mark(good)} {event['measure']}: {console.style(value, 'bold')}   {asserted}")
+            line = f"{event['measure']}: {value}"
+            fits = len(line) + len(bounds(low, high, event["unit"])) + 9 <= console.width()
+            line = f"{event['measure']}: {console.style(value, 'bold')}"
+            console.say(f"  {console.mark(good)} {line}" + (f"   {asserted}" if fits else f"\n      {asserted}"))
         elif "seen" in event:
             console.say(_hung(f"  {console.mark(event['holds'])} ", event["seen"]))
         elif "note" in event:

@@ -36,14 +36,22 @@ def port_number(text: str) -> int:
 
 
 async def until_stopped(server: AbstractAsyncContextManager[Listening], log: logging.Logger) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is in flight."""
-    stop = asyncio.Event()
+    """Serve until SIGINT or SIGTERM, then finish what is in flight; at a second one, end at once."""
+    stop, clock = asyncio.Event(), asyncio.get_running_loop()
+
+    def stopped() -> None:
+        if stop.is_set():
+            log.info("= stopped in the middle")
+            logging.shutdown()
+            os._exit(130)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        clock.add_signal_handler(number, stopped)
     async with server as listening:
         log.info("= listening on %s port %d; Ctrl-C stops", *listening.address)
         await stop.wait()
-        log.info("= finishing what is in flight")
+        log.info("= finishing what is in flight; Ctrl-C again ends at once")
     log.info("= stopped")
 
 

@@ -1335,7 +1335,7 @@ async def test_the_programs_talk_and_end_well(tmp_path):
             assert "Connection refused. Is `make sse-server` running?" in await said(nobody)
             assert await nobody.wait() == 2
         server.send_signal(signal.SIGTERM)
-        assert (await said(server)).endswith("= finishing what is in flight\n= stopped\n")
+        assert (await said(server)).endswith("= finishing what is in flight; Ctrl-C again ends at once\n= stopped\n")
         assert await server.wait() == 0
 
 

@@ -351,7 +351,22 @@ def test_a_signal_drains_and_exits_0(number):
         out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (0, "")
         assert re.search(r"^= \d+ connected\n< \d+ b'hello'\n> \d+ b'HELLO'\n= \d+ closed$", out, re.MULTILINE)
-        assert out.endswith("= finishing what is in flight\n= stopped\n")
+        assert out.endswith("= finishing what is in flight; Ctrl-C again ends at once\n= stopped\n")
+
+
+def test_a_second_ctrl_c_waits_for_nobody():
+    with program("--port", "0") as (process, port), socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(encode(b"answered") + encode(b"half")[:6])
+        assert client.recv(64) == encode(b"ANSWERED")
+        process.send_signal(signal.SIGINT)
+        while "finishing" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        out, err = process.communicate(timeout=PATIENCE)
+        assert time.monotonic() - start < 4, "it has waited for the message to be completed"
+        assert (process.returncode, err) == (130, "")
+        assert out.endswith("= stopped in the middle\n")
 
 
 def test_a_port_that_is_taken_is_one_clear_sentence():

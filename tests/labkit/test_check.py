@@ -227,3 +227,13 @@ def test_on_plain_loopback_a_taken_port_is_no_verdict(tmp_path, monkeypatch):
     monkeypatch.setattr(grading, "why_no_wire", lambda: "pretend")
     with socket.create_server(("127.0.0.1", 7090)), pytest.raises(CannotRun, match="7090 of this machine is in use"):
         grading.grade(Lab("toy", 90, tmp_path), tmp_path / "exercise.py")
+
+
+def test_a_long_story_begins_with_a_deed():
+    from labkit.check import _last
+
+    story = [text for n in range(10) for text in (f"> {n}", f"< {n}")]
+    assert _last(story[:12]) == story[:12]
+    assert _last(story)[:2] == ["= … 8 lines before", "> 4"]
+    assert _last(story[:-1])[:2] == ["= … 8 lines before", "> 4"], "an answer without its question"
+    assert len(_last(["< only answers"] * 40)) == 7
