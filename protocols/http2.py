@@ -54,9 +54,11 @@ from protocols.http2_frames import (
 from protocols.http2_hpack import CachedDecoder, CachedEncoder
 from protocols.http2_messages import Head, Pairs, Priority, Raw, encode_field, priority, regular_fields, request_head
 from protocols.http2_rules import (
+    CANCEL,
     EMPTY,
     KNOWN_SETTINGS,
     LATE,
+    MOST_CREDIT,
     PRICES,
     RESET,
     RULES,
@@ -65,9 +67,11 @@ from protocols.http2_rules import (
     WORTH_IT,
     Purse,
     check_frame,
+    check_priorities,
 )
 
 MOST = 32  # frames without an event, before it is the turn of others
+MOST_UNPACKED = 8192  # bytes of field sections, before it is the turn of others: they are the work in a request
 REMEMBERED = 1000  # streams that are over, for which more may be on its way
 MAX_STREAM = 2**31 - 1
 DRAIN = b"goodbye?"  # A PING: its answer comes after all that the client sent before it heard GOAWAY.
@@ -109,7 +113,7 @@ class Reset(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """Many frames, and nothing in them for you: it may be the turn of somebody else."""
+    """Many frames, and nothing in them for you, or many fields: it may be the turn of somebody else."""
 
 
 Event = Request | Data | Trailers | Reset | Pause
@@ -118,7 +122,9 @@ Event = Request | Data | Trailers | Reset | Pause
 class Stream:
     """One request and its answer, as far as the frames are concerned."""
 
-    __slots__ = ("awaited", "ending", "head_sent", "id", "moved", "out", "priority", "trailers", "turn", "whole")
+    __slots__ = (
+        "awaited", "ending", "has_left", "head_sent", "id", "moved", "out", "priority", "trailers", "turn", "whole"
+    )  # fmt: skip
 
     def __init__(self, id: int, whole: bool, now: float) -> None:
         self.id, self.whole = id, whole  # Whole: the client has said all.
@@ -127,6 +133,7 @@ class Stream:
         self.turn = 0  # when it was last served
         self.out = memoryview(b"")  # what waits for the window
         self.ending = self.head_sent = False
+        self.has_left = False  # some of the answer
         self.trailers: Pairs = ()
         self.moved = now  # when something was last sent, or there was nothing to send
 
@@ -153,18 +160,21 @@ class ServerConnection:
         self.streams: dict[int, Stream] = {}  # that are not over
         self.settings_acknowledged = self.started = self.closed = False
         self.goaway_received = False
+        self.is_last = False  # Is it said which stream is the last?
         self.unfinished_since: float | None = now
         self.last_stream = MAX_STREAM  # the highest that we still take
         self._preface = PREFACE
         self._frames = Decoder()
         self._block: Frame | None = None  # HEADERS whose CONTINUATION is to come
         self._fragments: list[bytes] = []
+        self._unpacked = 0  # bytes of field sections since the last pause
         self._reset: dict[int, None] = {}  # by us; what still comes for these is dropped
         self._early: dict[int, Priority] = {}  # for streams that are not open yet
         self._purse = Purse(now)
-        self._credit = 0  # WINDOW_UPDATEs that are free
+        self._credit = 0.0  # WINDOW_UPDATEs that are free
         self._draining = False
         self._turn = 0
+        self._moved = now  # when DATA was last sent
         self._out: list[bytes] = []
         config = h2.config.H2Configuration(
             client_side=False,
@@ -205,11 +215,6 @@ class ServerConnection:
         """Has something begun of which the rest must come soon: the preface, a frame, the fields of a request?"""
         return bool(self._preface) or not self.started or self._frames.unread > 0 or self._block is not None
 
-    @property
-    def is_last(self) -> bool:
-        """Is it said which stream is the last?"""
-        return self.last_stream < MAX_STREAM
-
     def receive_data(self, data: bytes) -> None:
         """Keep what the socket gave."""
         if self._preface:
@@ -221,11 +226,14 @@ class ServerConnection:
 
     def next_event(self, now: float) -> Event | None:
         """What the next frames say; None when more bytes are needed."""
+        if self._unpacked >= MOST_UNPACKED and self._frames.unread:
+            self._unpacked = 0
+            return Pause()
         arrived = 0
         while not self.closed and (frame := self._frames.next_frame()):
             arrived += 1
             self._check(frame)
-            if frame.type == FrameType.WINDOW_UPDATE and self._credit:
+            if frame.type == FrameType.WINDOW_UPDATE and self._credit >= 1:
                 self._credit -= 1
             elif price := PRICES.get(frame.type, 0.0 if frame.type in RULES else UNKNOWN):
                 self._purse.pay(price, now, frame)
@@ -244,6 +252,7 @@ class ServerConnection:
             self.unfinished_since = None
         elif self.unfinished_since is None or (not self._block and (arrived or self._frames.begun == FrameType.DATA)):
             self.unfinished_since = now  # A body may be slow, as long as it comes.
+        self._unpacked = 0
         return None
 
     def _check(self, frame: Frame) -> None:
@@ -298,6 +307,7 @@ class ServerConnection:
     def _section(self, frame: Frame, block: bytes, now: float) -> Event | None:
         """A whole field section. It is decoded whatever becomes of it: HPACK's table belongs to the connection."""
         raw = self._decoder.section(block)
+        self._unpacked += len(block)
         stream, ends = self.streams.get(frame.stream), bool(frame.flags & Flag.END_STREAM)
         if stream and stream.whole:
             return self._end(frame, ErrorCode.STREAM_CLOSED, "HEADERS after the end of the request (§5.1)", now)
@@ -379,7 +389,7 @@ class ServerConnection:
             self._purse.pay(LATE, now, frame)
             return None  # Our END_STREAM and its RST_STREAM have met on the way.
         self._h2.receive_data(encode(frame))
-        self._purse.pay(RESET, now, frame)
+        self._purse.pay(CANCEL if stream.has_left else RESET, now, frame)
         return Reset(frame.stream, int.from_bytes(frame.payload, "big"), "by the client")
 
     def _window_update(self, frame: Frame, now: float) -> Event | None:
@@ -392,7 +402,7 @@ class ServerConnection:
             return self._end(frame, ErrorCode.PROTOCOL_ERROR, "a window that grows by nothing (§6.9)", now)
         if frame.stream and self._h2.streams[frame.stream].outbound_flow_control_window + increment > MAX_WINDOW:
             return self._end(frame, ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2^31-1 bytes (§6.9.1)", now)
-        self._h2.receive_data(encode(frame))
+        self._h2.receive_data(encode(window_update(frame.stream, increment)))  # h2 would look at the reserved bit.
         return None
 
     def _priority(self, frame: Frame, now: float) -> Event | None:
@@ -418,7 +428,9 @@ class ServerConnection:
 
     def _settings(self, frame: Frame, now: float) -> None:
         if not frame.flags & Flag.ACK:
-            known = {code: value for code, value in parse_settings(frame.payload) if code in KNOWN_SETTINGS}
+            pairs = parse_settings(frame.payload)
+            check_priorities(pairs)
+            known = {code: value for code, value in pairs if code in KNOWN_SETTINGS}
             if known.get(SettingCode.HEADER_TABLE_SIZE, 0) > TABLE:
                 known[SettingCode.HEADER_TABLE_SIZE] = TABLE
             self._h2.receive_data(encode(settings(known)))
@@ -466,12 +478,20 @@ class ServerConnection:
 
     def acknowledge(self, stream: int, size: int) -> None:
         """So much of a body has been used: as much may come again (§6.9)."""
-        if size:
+        if size and not self.closed:
             self._h2.acknowledge_received_data(size, stream)
 
     def stalled(self, before: float) -> list[int]:
-        """Streams with something to send, on which nothing has moved since then."""
-        return [one.id for one in self.streams.values() if one.out and one.moved < before]
+        """Streams with something to send, for which the client has opened no window since then.
+
+        To wait for one's turn, while others are sent, is no fault.
+        """
+        books = self._h2
+        shut = books.outbound_flow_control_window <= 0 and self._moved < before
+        return [
+            one.id for one in self.streams.values()
+            if one.out and one.moved < before and (shut or books.streams[one.id].outbound_flow_control_window <= 0)
+        ]  # fmt: skip
 
     def reset(self, stream: int, code: int = ErrorCode.CANCEL) -> None:
         """End a stream at once. What waits for it is dropped."""
@@ -517,6 +537,8 @@ class ServerConnection:
 
     def _send_in_turn(self, waiting: list[tuple[int, bool, int, int, Stream]], room: int, now: float) -> None:
         books = self._h2
+        if books.outbound_flow_control_window <= 0:  # Nothing can go but ends without data.
+            waiting = [entry for entry in waiting if not entry[-1].out]
         heapq.heapify(waiting)
         while waiting and room > 0:
             one = waiting[0][-1]
@@ -530,9 +552,9 @@ class ServerConnection:
                 books.send_data(one.id, one.out[:size], end_stream=last and not one.trailers)
             one.out = one.out[size:]
             room -= size
-            one.moved = now
-            if size >= WORTH_IT or last:
-                self._credit += 2
+            one.moved = self._moved = now
+            one.has_left = True
+            self._credit = min(self._credit + 2 * (size / WORTH_IT + last), MOST_CREDIT)
             if last and one.trailers:
                 books.send_headers(one.id, [encode_field(*pair) for pair in one.trailers], end_stream=True)
             if last:
@@ -555,6 +577,7 @@ class ServerConnection:
             self._write(goaway(MAX_STREAM, ErrorCode.NO_ERROR, b"this server is about to end"))
             self._write(Frame(FrameType.PING, 0, 0, DRAIN))
         elif not self.is_last:
+            self.is_last = True
             self.last_stream = self._h2.highest_inbound_stream_id
             self._write(goaway(self.last_stream, ErrorCode.NO_ERROR))
 

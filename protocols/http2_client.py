@@ -51,7 +51,18 @@ from protocols.http2_frames import (
 )
 from protocols.http2_hpack import CachedDecoder, CachedEncoder
 from protocols.http2_messages import Pairs, Raw, content_length, encode_field, malformed, regular_fields
-from protocols.http2_rules import EMPTY, KNOWN_SETTINGS, LATE, PRICES, RULES, TABLE, UNKNOWN, Purse, check_frame
+from protocols.http2_rules import (
+    EMPTY,
+    KNOWN_SETTINGS,
+    LATE,
+    PRICES,
+    RULES,
+    TABLE,
+    UNKNOWN,
+    Purse,
+    check_frame,
+    check_priorities,
+)
 
 MAX_FIELDS = 1 << 16  # bytes of the fields of a message, unpacked: 4 KB of HPACK can be megabytes (CVE-2016-6581)
 MAX_BLOCK = 1 << 16  # bytes of a field block, packed, and
@@ -434,7 +445,9 @@ class ClientConnection:
         if frame.flags & Flag.ACK and frame.payload:
             raise broken("an acknowledgement of SETTINGS that has settings (RFC 9113 §6.5)", ErrorCode.FRAME_SIZE_ERROR)
         known = {}
-        for code, value in parse_settings(frame.payload):  # h2 looks only at the last one of a kind (§6.5.3: at each).
+        pairs = parse_settings(frame.payload)
+        check_priorities(pairs)
+        for code, value in pairs:  # h2 looks only at the last one of a kind (§6.5.3: at each).
             try:
                 self._h2.remote_settings.validate_received_setting(code, value)
             except InvalidSettingsValueError as error:

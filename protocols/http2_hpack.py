@@ -7,6 +7,8 @@ one. Both ends have a table per direction; so what is remembered belongs to one 
 
 from __future__ import annotations
 
+import re
+
 import hpack
 from hpack.table import HeaderTable
 
@@ -15,6 +17,7 @@ from protocols.http2_frames import ErrorCode
 from protocols.http2_messages import Raw
 
 MOST = 32  # blocks to remember, and
+SIZE_UPDATES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*+[\0-\x7f]){3}")  # One would need no more than two.
 LONGEST = 1024  # bytes of them, lest they be used to fill our memory
 
 
@@ -29,6 +32,8 @@ class CachedDecoder(hpack.Decoder):
         """Return the fields of a block. RemoteProtocolError: the tables of both ends now differ (§4.3)."""
         if known := self._known.get(block):
             return known
+        if SIZE_UPDATES.match(block):
+            raise RemoteProtocolError("more than two size updates (RFC 7541 §4.2)", ErrorCode.COMPRESSION_ERROR)
         before = state_of(self.header_table)
         try:
             raw = tuple(self.decode(block, raw=True))
@@ -36,7 +41,7 @@ class CachedDecoder(hpack.Decoder):
             text = f"more than {self.max_header_list_size} bytes of fields (RFC 9113 §10.5.1)"
             raise RemoteProtocolError(text, ErrorCode.ENHANCE_YOUR_CALM) from None
         except (hpack.HPACKError, IndexError) as error:
-            text = f"the fields cannot be unpacked: {str(error)[:80]} (RFC 9113 §4.3)"
+            text = f"the fields cannot be unpacked: {type(error).__name__} (RFC 9113 §4.3)"
             raise RemoteProtocolError(text, ErrorCode.COMPRESSION_ERROR) from None
         if is_same(state_of(self.header_table), before) and len(self._known) < MOST and len(block) <= LONGEST:
             self._known[block] = raw

@@ -34,7 +34,7 @@ PSEUDO = (b":method", b":scheme", b":authority", b":path")
 METHOD = re.compile(TOKEN)
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+\-.]*+")
 OF_THE_CONNECTION = frozenset(("connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"))
-LENGTH = re.compile(r"[0-9]{1,18}+")
+LENGTH = re.compile(r"[0-9]++")
 
 
 class Priority(NamedTuple):
@@ -139,11 +139,11 @@ def content_length(fields: Mapping[str, str]) -> int | None:
     """The length that was told; a list of one and the same number counts once (RFC 9110 §8.6)."""
     if "content-length" not in fields:
         return None
-    values = {value.strip() for value in fields["content-length"].split(",")}
+    values = {value.strip(" \t") for value in fields["content-length"].split(",")}
     value = values.pop()
     if values or not LENGTH.fullmatch(value):
         raise malformed("Content-Length is not a number (RFC 9110 §8.6)")
-    return int(value)
+    return int(value.lstrip("0")[:20] or 0)  # 20 digits are too many for any limit.
 
 
 def priority(value: str) -> Priority:

@@ -7,10 +7,10 @@ that brings no work done has a price here; a client pays it out of a purse that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from protocols.errors import RemoteProtocolError
-from protocols.http2_frames import ErrorCode, Frame, FrameType
+from protocols.http2_frames import ErrorCode, Frame, FrameType, SettingCode
 
 PATIENCE = 1000.0  # the size of the purse
 PER_SECOND = 100.0  # how fast it fills up
@@ -18,7 +18,7 @@ PRICES: dict[int, float] = {  # Of frames that are not here: 0, or UNKNOWN.
     FrameType.PRIORITY: 1,
     FrameType.SETTINGS: 5,  # has to be answered; CVE-2019-9515
     FrameType.PING: 1,  # has to be answered; CVE-2019-9512
-    FrameType.WINDOW_UPDATE: 1,  # but free for DATA that was WORTH_IT: one for its stream, one for the connection
+    FrameType.WINDOW_UPDATE: 1,  # but free for DATA: one for its stream, one for the connection, where it was WORTH_IT
     FrameType.CONTINUATION: 1,  # CVE-2024-27983
     FrameType.PRIORITY_UPDATE: 1,
     FrameType.GOAWAY: 1,
@@ -27,7 +27,9 @@ UNKNOWN = 1.0  # a type that is not known here: to be ignored (§5.5), but not f
 EMPTY = 1.0  # DATA without data that does not end the stream: CVE-2019-9518
 LATE = 1.0  # RST_STREAM for what has ended already
 RESET = 10.0  # a stream that ends by RST_STREAM: whoever sends it (CVE-2023-44487), whoever is made to (CVE-2025-8671)
-WORTH_IT = 512  # bytes in a frame; a client that lets a body trickle costs us a frame per byte: CVE-2019-9511
+CANCEL = 1.0  # the same by the client, when it has got some of the answer: as much work as any request, and no more
+WORTH_IT = 512  # bytes; a client that lets a body trickle, window by window, costs us a frame per byte: CVE-2019-9511
+MOST_CREDIT = 16384.0  # WINDOW_UPDATEs that may be free: what has left may still be on its way
 
 TABLE = 4096  # bytes: HPACK's table for what we send. A peer may offer 4 GiB (§6.5.2); we would fill them.
 KNOWN_SETTINGS = frozenset(range(1, 7))  # h2 would remember 65,536 others, at 600 bytes each
@@ -59,6 +61,12 @@ def check_frame(frame: Frame) -> None:
         raise RemoteProtocolError(text, ErrorCode.PROTOCOL_ERROR)
     if not fits(len(frame.payload)):
         raise RemoteProtocolError(f"{frame}: it cannot have that length (§6)", ErrorCode.FRAME_SIZE_ERROR)
+
+
+def check_priorities(pairs: Iterable[tuple[int, int]]) -> None:
+    """The setting that h2 does not know (RFC 9218 §2.1)."""
+    if any(code == SettingCode.NO_RFC7540_PRIORITIES and value > 1 for code, value in pairs):
+        raise RemoteProtocolError("NO_RFC7540_PRIORITIES is 0 or 1 (RFC 9218 §2.1)", ErrorCode.PROTOCOL_ERROR)
 
 
 class Purse:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocols import http2
@@ -172,8 +173,12 @@ class Talk(asyncio.Protocol):
             if self.server.logs:
                 self.watch_ours(data)
             self.write(data)
+            if len(data) < ROOM:
+                break
         else:
             self.take_turn_soon()
+        if self.ended and not (self.full or self.turn_comes) and self.end_stalled(math.inf):
+            self.take_turn_soon()  # A client that has said FIN opens no window any more.
         if self.works:
             for work in self.works.values():
                 if work.head_sent and self.conn.is_sent(work.stream):
@@ -287,14 +292,20 @@ class Talk(asyncio.Protocol):
         ):
             self.fail(RemoteProtocolError("nothing was asked for a while", ErrorCode.NO_ERROR))
         else:
-            for stream in conn.stalled(now - limits.body_seconds):
-                log.info("! %s stream %d is not read", self.peer, stream)
-                conn.reset(stream, ErrorCode.CANCEL)
-                self.drop(stream)
+            self.end_stalled(now - limits.body_seconds)
             for work in list(self.works.values()):
                 if work.ends_at and now >= work.ends_at:
                     work.end("the body of the request did not come in time", 408)
             self.flush()
+
+    def end_stalled(self, before: float) -> bool:
+        """End the streams that the client has not read since then. Were there any?"""
+        stalled = self.conn.stalled(before)
+        for stream in stalled:
+            log.info("! %s stream %d is not read", self.peer, stream)
+            self.conn.reset(stream, ErrorCode.CANCEL)
+            self.drop(stream)
+        return bool(stalled)
 
     def late(self) -> None:
         """Somebody begins, and does not go on (slowloris)."""

@@ -229,6 +229,7 @@ CASES = {
     "6.9 of 0 on the connection": (wire(window_update(0, 0)), GOAWAY(PROTOCOL)),
     "6.9 of 0 on a stream": (wire(BODY, window_update(1, 0)), RST(1, PROTOCOL)),
     "6.9 of another size": (wire(Frame(8, 0, 0, b"\0\0\1")), GOAWAY(SIZE)),
+    "6.9 the reserved bit": (wire(BODY, *[Frame(8, 0, stream, b"\x80\0\0\1") for stream in (0, 1)]), NOTHING),
     "6.9.1 overflow on the connection": (
         wire(window_update(0, MAX_WINDOW), window_update(0, MAX_WINDOW)),
         GOAWAY(FLOW),
@@ -272,6 +273,17 @@ CASES = {
     "8.1.1 length is no number": (
         wire(headers(pairs=POST, flags=OPEN, more=[("content-length", "+5")])),
         RST(1, PROTOCOL),
+    ),
+    **{
+        f"8.1.1 length is {length!r}, with a space that is none": (
+            wire(headers(pairs=POST, flags=OPEN, more=[("content-length", length)]), data(payload=b"hello")),
+            RST(1, PROTOCOL),
+        )
+        for length in ("5\xa0", "\xa05", "5\x85", "5,5\xa0")
+    },
+    "8.1.1 length with zeros before it": (
+        wire(headers(pairs=POST, flags=OPEN, more=[("content-length", "5".zfill(30))]), data(payload=b"hello")),
+        ANSWER(200),
     ),
     "8.1.1 two lengths": (
         wire(headers(pairs=POST, flags=OPEN, more=[("content-length", "5"), ("content-length", "6")])),
@@ -332,6 +344,7 @@ CASES = {
     "7541 2.3.3 an index beyond the tables": (wire(raw(1, b"\xff\x7f")), GOAWAY(COMPRESSION)),
     "7541 4.2 size update behind a field": (wire(raw(1, GET_BLOCK + b"\x20")), GOAWAY(COMPRESSION)),
     "7541 4.2 size update at the start": (wire(raw(1, b"\x20\x3f\xe1\x1f" + GET_BLOCK)), ANSWER(200)),
+    "7541 4.2 three size updates": (wire(raw(1, b"\x20\x3f\xe1\x1f\x20" + GET_BLOCK)), GOAWAY(COMPRESSION)),
     "7541 5.1 an integer without an end": (wire(raw(1, b"\x7f" + b"\xff" * 20)), GOAWAY(COMPRESSION)),
     "7541 5.2 padding of 8 bits": (wire(raw(1, GET_BLOCK + b"\0\x81\x1f\x82\x1f\xff")), GOAWAY(COMPRESSION)),
     "7541 5.2 padding of zeros": (wire(raw(1, GET_BLOCK + b"\0\x81\x18\x81\x1f")), GOAWAY(COMPRESSION)),
@@ -340,6 +353,8 @@ CASES = {
     "7541 6.2.2 a name beyond the tables": (wire(raw(1, b"\x0f\x70\1x")), GOAWAY(COMPRESSION)),
     "7541 6.3 a table larger than ours": (wire(raw(1, b"\x3f\xe2\x1f" + GET_BLOCK)), GOAWAY(COMPRESSION)),
     # RFC 9218
+    "9218 2.1 a value of 1": (wire(settings({9: 1})), NOTHING),
+    "9218 2.1 a value of 2": (wire(settings({9: 2})), GOAWAY(PROTOCOL)),
     "9218 7.1 on a stream": (wire(Frame(0x10, 0, 1, b"\0\0\0\1u=0")), GOAWAY(PROTOCOL)),
     "9218 7.1 of stream 0": (wire(Frame(0x10, 0, 0, b"\0\0\0\0u=0")), GOAWAY(PROTOCOL)),
     "9218 7.1 too short": (wire(Frame(0x10, 0, 0, b"\0\0\0")), GOAWAY(SIZE)),

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 import certs
 from certs.contexts import client_context
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.http2 import Data, Request, ServerConnection
+from protocols.http2 import Data, Pause, Request, Reset, ServerConnection
 from protocols.http2_frames import (
     PREFACE,
     SETTINGS_ACK,
@@ -315,6 +315,27 @@ async def test_every_rule(over):
     assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
 
 
+async def test_nothing_comes_behind_goaway():
+    """Also no WINDOW_UPDATE for what was not read."""
+    async with http2.serve(respond=respond) as server, peer_of(server) as peer:
+        peer.send(get(1, "/", ("x-wait", ""), method="POST", flags=Flag.END_HEADERS))
+        for _ in range(12):
+            peer.send(data(1, bytes(16384), flags=0))
+            await peer.ping()
+        peer.send(window_update(0, 0))
+        await ends_with(peer, ErrorCode.PROTOCOL_ERROR)
+
+
+def test_what_is_wrong_with_fields_is_said_in_the_same_words_each_time():
+    for name, (sent, wanted) in CASES.items():
+        if wanted == GOAWAY(ErrorCode.COMPRESSION_ERROR):
+            conn = ServerConnection()
+            conn.receive_data(GREETING + sent)
+            with pytest.raises(RemoteProtocolError) as error:
+                conn.next_event(0)
+            assert "0x" not in str(error.value), name  # where something is in memory
+
+
 # -- Streams -----------------------------------------------------------------------------------------
 
 
@@ -401,6 +422,58 @@ async def test_who_does_not_read_holds_up_only_that_stream():
             peer.send(window_update(0, 16))
             got += await peer.until(lambda frame: frame.type == FrameType.DATA)
             assert body_of(got, 1) + body_of(got, 7) == 65535 + 16
+
+
+def answers(*streams, size, greeting=b""):
+    """A connection with answers of that size, which wait for their turn."""
+    conn = ServerConnection()
+    conn.receive_data(GREETING + greeting + wire(*map(get, streams)))
+    while event := conn.next_event(0):
+        if isinstance(event, Request):
+            conn.send_head(event.stream, 200, [])
+            conn.send_data(event.stream, bytes(size), 0, end=True)
+    return conn
+
+
+OPEN = wire(settings({4: 2**31 - 1}), window_update(0, 2**31 - 1 - 65535))
+
+
+def test_to_wait_for_ones_turn_is_not_to_be_stalled():
+    conn = answers(1, 3, size=100_000, greeting=OPEN)
+    conn.data_to_send(100, room=1000)
+    assert conn.stalled(before=50) == []
+    conn = answers(1, 3, 5, size=65535)
+    conn.data_to_send(100)
+    assert conn.stalled(before=50) == []  # The connection's window is spent, and not for long.
+    assert conn.stalled(before=150) == [3, 5]
+    conn.receive_data(wire(settings({4: 0}), window_update(0, 65535 + 1000)))
+    assert conn.next_event(150) is None
+    assert conn.stalled(before=150) == [3, 5]
+
+
+def test_a_spent_window_of_the_connection_is_one_look_and_not_one_per_stream():
+    class Counting(dict):
+        looks = 0
+
+        def __getitem__(self, key):
+            self.looks += 1
+            return super().__getitem__(key)
+
+    conn = answers(*range(1, 200, 2), size=65535)
+    assert len(conn.data_to_send(0)) > 65535
+    conn._h2.streams = Counting(conn._h2.streams)
+    assert conn.data_to_send(0) == b""
+    assert conn._h2.streams.looks == 0
+
+
+async def test_who_has_said_fin_opens_no_window_any_more():
+    async with http2.serve() as server, peer_of(server) as peer:
+        peer.send(window_update(0, 1000), get(1, "/bytes/1000000"), get(3, "/slow?seconds=0.1"))
+        peer.writer.write_eof()
+        got = await peer.until(lambda frame: False)
+        assert rst_stream(1, ErrorCode.CANCEL) in got
+        assert body_of(got, 1) == 65535
+        assert [frame.stream for frame in got if ends(frame, frame.stream)] == [3]
 
 
 async def test_a_window_may_become_negative():
@@ -572,6 +645,7 @@ def test_hpack_stays_right_whatever_becomes_of_its_tables():
         asked = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), *asked]
         conn.receive_data(encode(Frame(1, 5, stream, encoder.encode(asked))))
         event = conn.next_event(number)
+        assert conn.next_event(number) is None
         assert [*map(tuple, event.head.pairs)] == asked[4:]
         answer = [
             (f"y-{chance.randrange(4)}", str(chance.randrange(3)) * chance.choice((1, 1, 1, 20, 20, 20, 5000)))
@@ -617,6 +691,7 @@ def test_a_client_cannot_make_us_remember_more_than_we_want():
     for stream in range(1, 2600, 2):
         conn.receive_data(encode(get(stream)))
         assert isinstance(conn.next_event(stream), Request)
+        assert conn.next_event(stream) is None
         conn.send_head(stream, 200, [(f"x-{stream}", "y" * 100)], end=True)
     books = conn._h2
     assert sum(len(name) + len(value) + 32 for name, value in books.encoder.header_table.dynamic_entries) <= 4096
@@ -776,6 +851,15 @@ async def test_a_client_that_does_not_answer_is_not_waited_for_long():
         assert [frame.type for frame in got] == [FrameType.GOAWAY, FrameType.PING, FrameType.GOAWAY]
 
 
+def test_the_highest_number_is_the_last_one_said_once():
+    conn, sent = answers(2**31 - 1, size=1), Decoder()
+    for _ in range(3):
+        conn.drain()
+    sent.receive_data(conn.data_to_send(0))
+    assert [frame.type for frame in sent.frames()].count(FrameType.GOAWAY) == 2
+    assert conn.is_last
+
+
 async def test_what_does_not_end_is_cut_when_the_drain_is_over():
     async with contextlib.AsyncExitStack() as stack:
         async with http2.serve(drain_seconds=2 * TICK, respond=respond) as server:
@@ -808,6 +892,9 @@ FLOODS = {
     "PRIORITY": many(lambda i: Frame(FrameType.PRIORITY, 0, i, bytes(5))),
     "PRIORITY_UPDATE": many(lambda i: Frame(FrameType.PRIORITY_UPDATE, 0, 0, i.to_bytes(4, "big") + b"u=1")),
     "WINDOW_UPDATE": many(lambda i: window_update(0, 1)),
+    "a window of a byte, CVE-2019-9511": wire(settings({4: 0}), get(1, "/bytes/100000")) + many(
+        lambda i: window_update(1, 1)
+    ),
     "empty DATA, CVE-2019-9518": wire(get(1, method="POST", flags=4)) + many(lambda i: data(1, flags=0)),
     "padding alone": wire(get(1, method="POST", flags=4)) + many(lambda i: Frame(0, 8, 1, bytes(1))),
     "CONTINUATION, CVE-2024-27983": wire(headers(flags=1)) + many(lambda i: Frame(9, 0, 1, b"")),
@@ -847,6 +934,39 @@ async def test_what_good_clients_do_costs_nothing():
                 left -= len(frame.payload)
                 peer.send(window_update(0, len(frame.payload)), window_update(2001, len(frame.payload)))
         await peer.ping()
+
+
+@pytest.mark.parametrize("step", [16384, 4096, 2048])
+def test_both_windows_may_be_opened_for_every_few_bytes(step):
+    conn = answers(1, size=8_000_000, greeting=OPEN)
+    while data := conn.data_to_send(0):
+        conn.receive_data(wire(window_update(0, step), window_update(1, step)) * (len(data) // step))
+        while conn.next_event(0):
+            pass
+    assert conn.is_sent(1)
+
+
+def test_a_browser_that_scrolls_may_cancel_what_has_begun():
+    conn = ServerConnection()
+    conn.receive_data(GREETING)
+    for number in range(500):
+        now, stream = number / 20, 2 * number + 1
+        conn.receive_data(wire(get(stream)))
+        assert isinstance(conn.next_event(now), Request)
+        conn.send_head(stream, 200, [])
+        conn.send_data(stream, bytes(100), now)
+        conn.data_to_send(now)
+        conn.receive_data(wire(rst_stream(stream, ErrorCode.CANCEL)))
+        assert isinstance(conn.next_event(now), Reset)
+        assert conn.next_event(now) is None
+
+
+@pytest.mark.parametrize("block", [block(GET) + block([("x", "y" * 9000)]), block(GET) + b"\0\1x\0" * 800])
+def test_a_request_with_many_fields_is_enough_for_a_turn(block):
+    conn = ServerConnection()
+    conn.receive_data(GREETING + wire(*[Frame(FrameType.HEADERS, 5, stream, block) for stream in range(1, 99, 2)]))
+    events = [conn.next_event(0) for _ in range(20)]
+    assert sum(isinstance(event, Pause) for event in events) >= 5
 
 
 async def test_memory_stays_flat():
