@@ -38,6 +38,9 @@ You have written what every HTTP/2 connection turns on, and a server made of it 
 author. Two of your limits are what keeps such a server alive: the size of a frame is refused before its payload comes,
 and an integer of HPACK has an end.
 
+Ask your own server: `make http2-exercise`, and in another terminal `curl --http2-prior-knowledge
+http://127.0.0.1:7005/hello`.
+
 What production code has beside yours: a limit on a header list after it is decompressed (one byte of block can stand
 for nearly 4 KB of fields, again and again: the HPACK bomb), on CONTINUATION frames, and on how many streams are opened
 and reset (CVE-2023-44487, rapid reset). A sender that shares the connection's window fairly among its streams; a
@@ -192,15 +195,22 @@ def cut(wire: bytes, size: int) -> list[bytes]:
     return [wire[i : i + size] for i in range(0, len(wire), size)]
 
 
-def hexed(data: bytes, most: int = 28) -> str:
-    """Bytes as hex; of long ones the beginning, and how many they are."""
-    return data[:most].hex(" ") + (f" … ({len(data):,} B)" if len(data) > most else "")
+def hexed(data: bytes, most: int = 22) -> str:
+    """Bytes as hex; of long ones the beginning, and how many they are: a line of a terminal has 80 columns."""
+    return data.hex(" ") if len(data) <= most else f"{data[: most - 3].hex(' ')} … of {len(data):,}"
 
 
 def caret(c: Check, start: int, end: int, text: str) -> None:
     """Mark bytes of the line of hex that was told last."""
-    if start < 28:
-        c.did("  " + " " * (3 * start) + "^" * max(2, 3 * (min(end, 28) - start) - 1) + f" {text}")
+    if start < 19:
+        c.did("  " + " " * (3 * start) + "^" * max(2, 3 * (min(end, 19) - start) - 1) + f" {text}")
+
+
+def anew(c: Check, what: str = "") -> None:
+    """Begin the story again: what was done to another decoder or ledger explains nothing here."""
+    c.story.clear()
+    if what:
+        c.did(f"= a new {what}")
 
 
 def erred(code: int, stream: int) -> str:
@@ -232,9 +242,11 @@ async def frames_of(c: Check, *inputs: Sequence[bytes], most: Sequence[int] = ()
 def told(c: Check, reads: Sequence[bytes], found: dict[str, Any]) -> None:
     """Tell what was fed, and what came of it."""
     wire = b"".join(reads)
-    how = "" if len(reads) == 1 else f"   in reads of {', '.join(str(len(data)) for data in reads[:5])} B"
-    c.did(f"> {hexed(wire)}{how}{', …' if len(reads) > 5 else ''}")
-    frames = [f"type {kind}, flags 0x{flags:02x}, stream {stream}, payload of {len(data) // 2:,} B, size {size:,}"
+    if len(reads) > 1:
+        sizes = ", ".join(str(len(data)) for data in reads[:5]) + ", …" * (len(reads) > 5)
+        c.did(f"= {len(reads)} reads, of {sizes} bytes:")
+    c.did(f"> {hexed(wire)}")
+    frames = [f"type {kind}, flags 0x{flags:02x}, stream {stream}, payload {len(data) // 2:,} B, size {size:,}"
               for kind, flags, stream, data, size in found["frames"]]  # fmt: skip
     came = frames[0] if len(frames) == 1 else f"{len(frames)} frames" if frames or "value" in found else ""
     c.did(f"< {came or 'nothing'}" if "value" in found else f"! {came}{', then ' * bool(came)}{outcome(found)}")
@@ -246,6 +258,7 @@ PARTS = {"type": (3, 4), "flags": (4, 5), "stream": (5, 9), "payload": (9, 99), 
 def decoded(c: Check, seen: Seen, wanted: Sequence[tuple[Any, ...]], why: str = "") -> None:
     """The decoder must have found exactly these frames, each (type, flags, stream, payload, size) and its bytes."""
     reads, found = seen
+    anew(c)
     told(c, reads, found)
     ending = f": {why}." if why else "."
     if "value" not in found:
@@ -268,6 +281,7 @@ def decoded(c: Check, seen: Seen, wanted: Sequence[tuple[Any, ...]], why: str = 
 def refused(c: Check, seen: Seen, codes: tuple[int, ...], why: str) -> None:
     """The decoder must have raised the error of the connection with one of these codes."""
     reads, found = seen
+    anew(c)
     told(c, reads, found)
     names = " or ".join(CODES[code] for code in codes)
     if "value" in found:
@@ -341,12 +355,14 @@ async def hold(c: Check, *scripts: Sequence[Call]) -> None:
 
 def judge(c: Check, calls: Sequence[Call], seen: Sequence[dict[str, Any]]) -> None:
     model = Model()
-    c.did("= a new Ledger")
+    anew(c, "Ledger")
     new = " This is a new Ledger: nothing that was done to another one shows in it."
     for number, (call, one) in enumerate(zip(calls, seen, strict=False)):
         error, name, why = model.call(*bare(call)), told_call(call), reason(call) or ("" if number else new)
-        rooms = ", ".join(f"available({stream}) = {told_number(room)}" for stream, room in one["available"].items())
-        c.did(f"> {name:24}" + (f" {rooms}" if "value" in one else f" ! {outcome(one)}"))
+        rooms = ", ".join(f"{stream}: {told_number(room)}" for stream, room in one["available"].items())
+        c.did(f"> {name:26}" + (f" available {rooms}" if rooms and "value" in one else ""))
+        if "value" not in one:
+            c.did(f"! {outcome(one)}")
         if "raised" in one:
             c.fail(f"{name} raised {one['raised']}.{why}")
         if error is None and "error" in one:
@@ -412,7 +428,7 @@ async def fields_of(c: Check, *cases: Blocks) -> None:
     """Feed all blocks to decoders in the learner's process; judge what they made of them."""
     jobs = [[case.most, [as_bytes(block).hex() for block in case.blocks]] for case in cases]
     for case, seen in zip(cases, await ask(c, "fields_role", jobs), strict=True):
-        c.did(f"= a new HeaderDecoder({case.most or ''})")
+        anew(c, f"HeaderDecoder({case.most or ''})")
         for number, (block, one) in enumerate(zip(case.blocks, seen, strict=False), 1):
             c.did(f"> {hexed(as_bytes(block)) or '(an empty block)'}")
             c.did(f"< {listed(as_fields(one))}" if "value" in one else f"! {outcome(one)}")
@@ -467,7 +483,7 @@ def pair(field: tuple[bytes, bytes]) -> str:
 
 def listed(fields: Sequence[tuple[bytes, bytes]]) -> str:
     text = " | ".join(map(pair, fields))
-    return (text[:100] + " …" if len(text) > 100 else text) or "no fields"
+    return (text[:66] + " …" if len(text) > 66 else text) or "no fields"
 
 
 def as_integer(value: int, bits: int) -> bytes:
@@ -489,10 +505,12 @@ def as_integer(value: int, bits: int) -> bytes:
 @step(
     "A: a frame goes out",
     rfc=HEADER_RULE,
-    symptom="The nine bytes in front of your frame are not in their places.",
+    symptom="Nine bytes stand in front of each frame, always. Count those of yours, and say of each what it is: how "
+    "many are the length? What is its largest value, and how many bytes does that take?",
     where="Three bytes of length (of the payload alone), one of type, one of flags, four of stream, the most "
     "significant first. struct has no format for three bytes.",
-    code='size = len(payload)\nreturn struct.pack("!BHBBI", size >> 16, size & 0xFFFF, type, flags, stream) + payload',
+    code='size = len(payload)\nheader = struct.pack("!BHBBI", size >> 16, size & 0xFFFF, type, flags, stream)\n'
+    "return header + payload",
     seconds=PATIENCE,
 )
 async def frame_out(c: Check) -> None:
@@ -547,11 +565,13 @@ async def not_cut(c: Check) -> None:
 @step(
     "A: a frame comes in",
     rfc=HEADER_RULE + "; the reserved bit MUST be ignored. §5.5: frames of unknown types are no error",
-    symptom="What your decoder finds in a frame is not what is in it.",
+    symptom="Take the bytes of the story and read them by hand, field by field: where does your decoder begin to read "
+    "something else? Is there a bit among them that belongs to no field?",
     where="The header begins with 24 bits of length; the payload follows the nine bytes. All frames look so, of types "
     "that you do not know, too: it is not the decoder that says what they mean. The bit before the stream is reserved: "
     "ignore it.",
-    code='high, low, type, flags, stream = struct.unpack_from("!BHBBI", self._buffer)\nsize = high << 16 | low\n'
+    code='header = struct.unpack_from("!BHBBI", self._buffer)\nhigh, low, type, flags, stream = header\n'
+    "size = high << 16 | low\n"
     "stream & 0x7FFFFFFF",
     seconds=PATIENCE,
 )
@@ -607,7 +627,9 @@ async def every_split(c: Check) -> None:
     seconds=PATIENCE,
 )
 async def two_decoders(c: Check) -> None:
-    c.did("> two FrameDecoders: 12 bytes of a PING to one, DATA to the other, the rest of the PING to the first")
+    c.did("> to one FrameDecoder: 12 bytes of a PING")
+    c.did("> to another one: DATA")
+    c.did("> to the first: the rest of the PING")
     found = await c.start("two_decoders_role", host="client").result(PATIENCE - 1)
     if found.get("value") != (wanted := [["my ping!"], ["their data"]]):
         c.fail("Two FrameDecoders disturb each other.", got=outcome(found), wanted=f"{wanted}")
@@ -683,7 +705,8 @@ async def padding(c: Check) -> None:
     "A: more padding than there is room for",
     rfc="RFC 9113 §6.1: if the length of the padding is the length of the frame payload or greater: a connection error "
     "of type PROTOCOL_ERROR. §4.2: too small to contain mandatory frame data: FRAME_SIZE_ERROR",
-    symptom="The padding would reach into the byte that says how long it is, or further.",
+    symptom="A frame says how its payload is divided: so many bytes of padding, five of PRIORITY. A peer may say more "
+    "than there is, or not even have room to say it. What does your decoder cut off then, and from where?",
     where="A slice with an end before its start is empty, and says nothing. Compare before you cut.",
     code="if len(payload) < start:\n    raise Http2Error(FRAME_SIZE_ERROR)\n"
     "if end < start:\n    raise Http2Error(PROTOCOL_ERROR)",
@@ -732,6 +755,7 @@ async def garbage(c: Check) -> None:
     seen = await frames_of(c, *inputs, most=[40] * len(inputs))
     for number, (reads, found) in enumerate(seen):
         whole, first = seen[number % len(wires)]
+        anew(c)
         if "raised" in found:
             told(c, reads, found)
             c.fail(f"Your decoder raised {found['raised']}. Whoever uses it catches Http2Error, and nothing else.")
@@ -818,7 +842,7 @@ async def bad_updates(c: Check) -> None:
 
 
 @step(
-    "B: SETTINGS_INITIAL_WINDOW_SIZE changes all streams, also those that are open",
+    "B: a new initial size is for streams that are open, too",
     rfc="RFC 9113 §6.9.2: adjust the size of all stream flow-control windows by the difference",
     symptom="The peer's SETTINGS say another initial size. It is for streams that are open, too, but not for the "
     "connection.",
@@ -873,7 +897,8 @@ async def below_zero(c: Check) -> None:
 @step(
     "B: SETTINGS that make a window too large",
     rfc="RFC 9113 §6.9.2, §6.5.2: a window above 2^31-1 is a connection error of type FLOW_CONTROL_ERROR",
-    symptom="A new initial size lifts the window of an open stream over 2³¹-1, or is more than that itself.",
+    symptom="A window can grow by WINDOW_UPDATE, and you look at that. By what else can it grow? And whose fault is "
+    "it, if one frame is too much for one of many streams?",
     where="SETTINGS are the connection's, so that the error is, too: stream 0. A stream that is closed has no window.",
     code="if self._windows[stream] + size - self._initial > MAX_WINDOW:\n    raise Http2Error(FLOW_CONTROL_ERROR)",
     seconds=PATIENCE,
@@ -898,7 +923,8 @@ async def settings_too_large(c: Check) -> None:
     "B: more than the window",
     rfc="RFC 9113 §6.9.1: a sender MUST NOT exceed the space in either window. §6.9: a receiver MAY respond with "
     "FLOW_CONTROL_ERROR",
-    symptom="A peer sends more than your ledger allows, and the ledger does not notice.",
+    symptom="The same ledger is the receiver's: it says when a peer has sent too much. Of two windows, which one was "
+    "broken? And may a peer use up a window to its last byte?",
     where="Beyond the stream's window it is the stream's error, beyond the connection's it is the connection's. "
     "Exactly as much as there is may come.",
     code="for one in (0, stream):\n    if size > max(0, self._windows[one]):\n"
@@ -928,7 +954,7 @@ async def too_much_data(c: Check) -> None:
     where="The window of a closed stream is gone, and nothing may be sent on it. The connection's window pays for its "
     "DATA all the same: the peer has counted it, and if you do not, the two of you never agree again.",
     code="def close(self, stream):\n    self._windows.pop(stream, None)\n...\n"
-    "for one in (0, stream):            # the connection first: its bytes count, whatever the stream is\n"
+    "for one in (0, stream):  # the connection pays, whatever the stream is\n"
     "    if one in self._windows: ...",
     seconds=PATIENCE,
 )
@@ -1182,7 +1208,8 @@ async def dynamic_table(c: Check) -> None:
     seconds=PATIENCE,
 )
 async def two_tables(c: Check) -> None:
-    c.did("> two HeaderDecoders: one kept a: b, then the other c: d; each was asked for index 62, its newest entry")
+    c.did("> to one HeaderDecoder: a: b, to be kept; to another one: c: d")
+    c.did("> to each: index 62, its newest entry")
     found = await c.start("two_tables_role", host="client").result(PATIENCE - 1)
     if found.get("value") != ["a: b", "c: d"]:
         c.fail("Two HeaderDecoders disturb each other.", got=outcome(found), wanted="['a: b', 'c: d']")
@@ -1194,8 +1221,8 @@ async def two_tables(c: Check) -> None:
     symptom="Your table keeps more than it may, or less: then the two ends mean different fields by the same index.",
     where="Sum up the sizes, each with its 32. While that is more than allowed, the oldest goes. An entry that is "
     "larger than the table empties it, and is no error.",
-    code="while sum(len(name) + len(value) + 32 for name, value in self._entries) > self._limit:\n"
-    "    self._entries.pop()",
+    code="def size(self):\n    return sum(len(name) + len(value) + 32 for name, value in self._entries)\n...\n"
+    "while self.size() > self._limit:\n    self._entries.pop()",
     seconds=PATIENCE,
 )
 async def eviction(c: Check) -> None:
@@ -1244,7 +1271,8 @@ async def eviction(c: Check) -> None:
 @step(
     "C: the sender changes the table's size",
     rfc="RFC 7541 §6.3, §4.2, §4.3: not above what was allowed, and at the beginning of a block",
-    symptom="Your decoder does not follow a size update, or follows one that is not allowed.",
+    symptom="The sender of the fields says how much of your table it uses. What must happen to entries that no longer "
+    "fit, and do they come back when it says a larger size again? How large may it be, and where may it be said?",
     where="001 and the size in 5 bits. Smaller: evict at once, and keep to it in the blocks to come. It may grow again "
     "up to what was allowed at first (max_size). Several may stand in front of the first field, none behind it.",
     code="self._limit, at = decode_integer(block, at, 5)\nif self._limit > self._allowed or fields:\n"
@@ -1345,7 +1373,7 @@ async def foreign_blocks(c: Check) -> None:
     for (most, blocks), found in zip(jobs, seen, strict=True):
         theirs = hpack.Decoder()
         theirs.max_allowed_table_size = theirs.header_table_size = most
-        c.did(f"= a new HeaderDecoder({most})")
+        anew(c, f"HeaderDecoder({most})")
         for block, one in zip(blocks, found, strict=False):
             c.did(f"> {hexed(block)}")
             if "raised" in one:
@@ -1461,7 +1489,9 @@ class Client:
     seconds=PATIENCE,
 )
 async def foreign_client(c: Check) -> None:
-    c.start("server_role", c.net.server.address, c.net.port)
+    server = c.start("server_role", c.net.server.address, c.net.port)
+    while not (server.output() or server.ended):  # It says when it listens. Who knocks before leaves a RST.
+        await asyncio.sleep(0.005)  # noqa: ASYNC110
     conn = await c.connect(seconds=PATIENCE)
     client = Client(c, conn)
     fields = [("user-agent", "h2"), ("x-lab", "http2"), ("cookie", "a=b; c=d")]
@@ -1474,7 +1504,7 @@ async def foreign_client(c: Check) -> None:
         c.equal(got, wanted, "Your decoder read other fields than h2 sent.", filter=client.mine)
     stream = client.request("/", method="PUT", ends=False)
     await client.settle()
-    c.did("> 60 DATA frames of 1,000 bytes, each with 255 bytes of padding and one that says so: 75,360 bytes")
+    c.did("> 60 DATA frames of 1,000 bytes, 255 of padding, and one that says so")
     for number in range(60):
         client.h2.send_data(stream, bytes(1000), end_stream=number == 59, pad_length=255)
         if number % 20 == 19:  # 25,120 bytes: so that the windows would not hold all three times as much.

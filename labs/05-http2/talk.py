@@ -42,6 +42,7 @@ async def serve(exercise: ModuleType, host: str, port: int) -> None:
             writer.close()
 
     async with await asyncio.start_server(handle, host, port) as server:
+        print(f"listening on {host}:{port}", flush=True)
         await server.serve_forever()
 
 
