@@ -30,7 +30,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket as Socket
@@ -226,6 +227,15 @@ class Host:
             threading.Thread(target=self._serve_loop, args=(self._loop,), daemon=True, name=self.name).start()
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
+    @contextlib.asynccontextmanager
+    async def running(self, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+        """Enter an async context manager on this host's event loop: a server runs there while you go on here."""
+        entered = await self.run(entering(manager))
+        try:
+            yield entered
+        finally:
+            await self.run(leaving(manager))
+
     def _serve_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._network is not None:
             kernel.enter_network(self._network)
@@ -245,6 +255,14 @@ class Host:
         """The text of /proc/net/<name> as this host sees it ("udp", "tcp", "snmp")."""
         with self.entered():
             return Path(f"/proc/thread-self/net/{name}").read_text()
+
+
+async def entering(manager: AbstractAsyncContextManager[T]) -> T:
+    return await manager.__aenter__()
+
+
+async def leaving(manager: AbstractAsyncContextManager[Any]) -> None:
+    await manager.__aexit__(None, None, None)
 
 
 @dataclass

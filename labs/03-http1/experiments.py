@@ -11,7 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,19 +71,9 @@ class Talk:
         return self.answer()
 
 
-@asynccontextmanager
-async def running(host: Host, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Enter an async context manager on a host's event loop: a server runs there while the experiment goes on here."""
-    entered = await host.run(manager.__aenter__())
-    try:
-        yield entered
-    finally:
-        await host.run(manager.__aexit__(None, None, None))
-
-
 def serving(net: Network, **options: object) -> AbstractAsyncContextManager[server.Server]:
     """servers/http1.py on the server host."""
-    return running(net.server, server.serve(net.server.address, net.port, **options))
+    return net.server.running(server.serve(net.server.address, net.port, **options))
 
 
 def close(*sockets: socket.socket) -> None:
@@ -580,8 +570,8 @@ async def desync(net: Network) -> None:
         ("lab's", server.serve(*backend), b"Hello, network!\n", 400, 0),
     ):
         async with (
-            running(net.server, behind),
-            running(net["proxy"], naive.proxy(net["proxy"].address, proxy_port, backend)),
+            net.server.running(behind),
+            net["proxy"].running(naive.proxy(net["proxy"].address, proxy_port, backend)),
         ):
             attacker = net.client.connect(net["proxy"], proxy_port)
             attacker.sendall(attack)
