@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ UNKNOWN_OID = x509.ObjectIdentifier("1.3.6.1.4.1.32473.1")  # RFC 5612: an enter
 SERVER_AUTH, CLIENT_AUTH, EMAIL = (
     ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.EMAIL_PROTECTION,
 )  # fmt: skip
+BITS = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
 
 
 # -- How they are made ----------------------------------------------------------------------------------
@@ -41,7 +43,7 @@ def make(
     names: Sequence[x509.GeneralName | str] = (),
     ca: bool = False,
     path_length: int | None = None,
-    may_sign: bool | None = None,
+    usage: Sequence[str] | None = None,
     purposes: Sequence[x509.ObjectIdentifier] | None = None,
     constraints: x509.NameConstraints | None = None,
     start: datetime = NOW - DAY,
@@ -58,14 +60,11 @@ def make(
     key = key or ec.generate_private_key(ec.SECP256R1())
     issuer, issuer_key = (by.certificate.subject, by.key) if by else (subject(name), key)
     alternatives = [x509.DNSName(one) if isinstance(one, str) else one for one in names]
-    signs = ca if may_sign is None else may_sign
-    usage = x509.KeyUsage(
-        digital_signature=not ca, key_cert_sign=signs, crl_sign=ca, content_commitment=False, key_agreement=False,
-        key_encipherment=False, data_encipherment=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+    may = usage or (["key_cert_sign", "crl_sign"] if ca else ["digital_signature"])
+    bits = x509.KeyUsage(**{bit: bit in may for bit in BITS})
     extensions: list[tuple[x509.ExtensionType | None, bool]] = [
         (x509.BasicConstraints(ca, path_length), True),
-        (usage, True),
+        (bits, True),
         (x509.ExtendedKeyUsage(purposes) if purposes else None, False),
         (x509.SubjectAlternativeName(alternatives) if alternatives else None, not name),
         (constraints, True),
@@ -164,6 +163,8 @@ def dates_cases() -> list[Case]:
     early_authority = authority("Intermediate", root(), **early)
     old_root, good = authority("Root", **old), intermediate()
     expired, not_yet = "certificate has expired", "certificate is not yet valid"
+    athens = NOW.astimezone(timezone(timedelta(hours=3)))
+    aware = "`now` knows its time zone, and 15:00+03:00 is 12:00 UTC: compare it, as it is."
     every = "Every certificate of a path must be valid at that time, and not only the leaf (RFC 5280 §6.1.3 a2)."
     return [
         Case("a leaf that is valid from yesterday to tomorrow", (leaf(good), good, root()), "It is June 1st."),
@@ -172,6 +173,10 @@ def dates_cases() -> list[Case]:
         Case("a leaf that will be valid in a second", (leaf(good, **early), good, root()),
              "A validity period has two ends, and before its beginning nobody has vouched for anything.",
              ("not yet valid",), not_yet),
+        Case("a leaf that has expired a second ago, by a clock in Athens", (leaf(good, **old), good, root()), aware,
+             ("expired",), expired, now=athens),
+        Case("a leaf that will expire in a second, by a clock in Athens", (leaf(good, end=NOW + SECOND), good, root()),
+             aware, now=athens),
         Case("a leaf in the last second of its validity", (leaf(good, end=NOW), good, root()),
              inclusive + " openssl differs: it takes that second for gone.", openssl=expired),
         Case("a leaf in the first second of its validity", (leaf(good, start=NOW), good, root()), inclusive),
@@ -188,6 +193,10 @@ def dates_cases() -> list[Case]:
 def purpose_cases() -> list[Case]:
     good, mail = intermediate(), authority("Intermediate", root(), purposes=[EMAIL])
     wrong = "unsuitable certificate purpose"
+    signs = (
+        "A server proves by a signature who it is: where there is a key usage, digitalSignature MUST be set (RFC 8446 "
+    )
+    signs += "§4.4.2.2)."
     return [
         Case("a leaf for serverAuth", (leaf(good), good, root()), "That is what a server needs (RFC 5280 §4.2.1.12)."),
         Case("a leaf for clientAuth alone", (leaf(good, purposes=[CLIENT_AUTH]), good, root()),
@@ -197,6 +206,12 @@ def purpose_cases() -> list[Case]:
              "One purpose of the list is enough."),
         Case("a leaf without an extended key usage", (leaf(good, purposes=None), good, root()),
              "What is not there restricts nothing (RFC 5280 §4.2.1.12)."),
+        Case("a leaf whose key usage is cRLSign alone", (leaf(good, usage=["crl_sign"]), good, root()), signs,
+             ("purpose",), wrong),
+        Case("a leaf whose key usage is keyCertSign alone", (leaf(good, usage=["key_cert_sign"]), good, root()), signs,
+             ("purpose",), wrong),
+        Case("an intermediate whose key usage is keyCertSign and cRLSign", (leaf(good), good, root()),
+             "It signs certificates, and no handshakes: an authority needs no digitalSignature.", at=1),
         Case("an intermediate for e-mail alone", (leaf(mail), mail, root()), "No RFC says so, but openssl and the "
              "browsers do: an authority restricted to some purposes cannot vouch for others.", ("purpose",), wrong,
              at=1),
@@ -234,9 +249,10 @@ def critical_cases() -> list[Case]:
 
 @cache
 def authority_cases() -> list[Case]:
-    no_ca = make("Intermediate", root(), ca=False, may_sign=True)
-    silent = authority("Intermediate", root(), without=x509.BasicConstraints)
-    cannot_sign = authority("Intermediate", root(), may_sign=False)
+    no_ca = make("Intermediate", root(), ca=False, usage=["digital_signature", "key_cert_sign"])
+    silent = authority("Intermediate", root(), without=x509.BasicConstraints,
+                       usage=["digital_signature", "key_cert_sign"])  # fmt: skip
+    cannot_sign = authority("Intermediate", root(), usage=["crl_sign"])
     no_usage = authority("Intermediate", root(), without=x509.KeyUsage)
     high = authority("Upper", root())
     low = make("Lower", high, names=[HOST], ca=False, purposes=[SERVER_AUTH])
@@ -310,6 +326,7 @@ def constraint_cases() -> list[Case]:
 
     wide = authority("Intermediate", lab, constraints=x509.NameConstraints([x509.DNSName("example")], None))
     narrow = authority("Intermediate", lab, constraints=x509.NameConstraints([x509.DNSName("sub.lab")], None))
+    narrow_twin = authority("Intermediate", root(), constraints=x509.NameConstraints([x509.DNSName("lab")], None))
     outside = authority("Intermediate", lab, names=["ca.example"])
     between = authority("Intermediate", lab)
     old_key = authority("Intermediate", lab, names=["ca.lab"])
@@ -336,6 +353,15 @@ def constraint_cases() -> list[Case]:
         directly("the wildcard *.www.lab beside server.lab under “server.lab” and “web.www.lab”",
                  limited(HOST, "web.www.lab"), [HOST, "*.www.lab"],
                  "The wildcard stands for more than is permitted.", word, permitted),
+        directly("server.lab under “LAB”", limited("LAB"), [HOST], "Nor does case in subtrees (RFC 5280 §7.2)."),
+        directly("server.lab under “.lab”, with a dot in front", limited(".lab"), [HOST],
+                 "The RFC knows no such dot, for DNS names; it is often seen, and means at least all below."),
+        directly("web.www.lab beside server.lab, and .www.lab is excluded, with a dot in front",
+                 limited(never=[".www.lab"]), [HOST, "web.www.lab"],
+                 "The RFC knows no such dot, for DNS names; it is often seen, and means at least all below.", word,
+                 excluded),
+        directly("fd00::1 beside server.lab under fd00::/8", limited("lab", ip("fd00::/8")), [HOST, ip("fd00::1")],
+                 "It is within that network (RFC 5280 §4.2.1.10)."),
         directly("172.31.0.1 beside server.lab under 172.16.0.0/12", limited(ip("172.16.0.0/12")),
                  [HOST, ip("172.31.0.1")], "A network is a number of bits, and not a text."),
         directly("172.32.0.1 beside server.lab under 172.16.0.0/12", limited(ip("172.16.0.0/12")),
@@ -358,6 +384,8 @@ def constraint_cases() -> list[Case]:
         directly("*.www.lab beside server.lab, and secret.www.lab is excluded", no_secrets, [HOST, "*.www.lab"],
                  "With that wildcard it would be accepted as secret.www.lab, which is excluded. Go forgot this "
                  "(CVE-2025-61727), and so does openssl 3.0.", word),
+        directly("*.www.lab beside server.lab, and a.secret.www.lab is excluded",
+                 limited(never=["a.secret.www.lab"]), [HOST, "*.www.lab"], "The wildcard is one label, not two."),
         directly("x.secret.lab beside server.lab, and secret.lab is excluded and nothing permitted",
                  limited(never=["secret.lab"]), [HOST, "x.secret.lab"], "Each of the two lists may be missing.", word,
                  excluded),
@@ -375,6 +403,9 @@ def constraint_cases() -> list[Case]:
         Case("an authority's new key, self-issued for ca.example, under a root that permits “lab”",
              (leaf(new_key), new_key, old_key, lab),
              "A self-issued certificate is exempt, unless it is the leaf (RFC 5280 §6.1.3 b).", at=3),
+        Case("a leaf for bank.example and server.lab that has the name of its issuer, which is constrained to “lab”",
+             (leaf(narrow_twin, HOST, "bank.example", name="Intermediate"), narrow_twin, root()),
+             "A self-issued certificate is exempt, unless it is the leaf (RFC 5280 §6.1.3 b).", word, permitted, at=1),
         Case("a common name outside “lab”", (leaf(lab, name="bank.example"), lab),
              "The common name is no DNS name: nobody is to take it for one (RFC 9525 §2).", at=1),
         Case("a subject outside of a permitted directoryName", (leaf(company), company),
@@ -397,7 +428,8 @@ def name_cases() -> list[Case]:
 
     page = x509.UniformResourceIdentifier("https://server.lab/")
     v6 = ip("2001:db8::1")
-    elsewhere = leaf(intermediate(), "other.lab")
+    elsewhere, server = leaf(intermediate(), "other.lab"), leaf(intermediate())
+    mine = authority("Mine", root(), names=["other.lab"], usage=["digital_signature", "key_cert_sign"])
     return [
         names("a leaf for a.lab and server.lab", HOST, ["a.lab", HOST], "One of its names is enough, not the first."),
         names("a leaf for *.www.lab", "a.www.lab", ["*.www.lab"], "The wildcard covers it."),
@@ -408,6 +440,8 @@ def name_cases() -> list[Case]:
         names("a leaf with the common name server.lab, and no subjectAltName", HOST, [], only_san + " openssl verify "
               "still takes it for a name, where no DNS name is beside it; browsers have stopped that.", word,
               name=HOST),
+        names("a leaf with the common name server.lab, for the address 127.0.0.1", HOST, [ip("127.0.0.1")], only_san +
+              " openssl verify still takes it for a name, where no DNS name is beside it.", word, name=HOST),
         names("a leaf for the URI https://server.lab/ and the URI server.lab", HOST,
               [page, x509.UniformResourceIdentifier(HOST)], "A URI is no DNS name (RFC 9525 §6.2). There are nine "
               "kinds of general names (RFC 5280 §4.2.1.6).", word, wrong),
@@ -419,7 +453,10 @@ def name_cases() -> list[Case]:
         names("a leaf for the DNS name 2001:db8::1", "2001:db8::1", ["2001:db8::1"], numbers, word, address),
         Case("a leaf for other.lab, and behind it one for server.lab", (elsewhere, intermediate(), root()),
              "Only the first certificate is the server's own (RFC 8446 §4.4.2): it need not have the others' keys.",
-             word, wrong, sent=(elsewhere, intermediate(), leaf(intermediate()))),
+             word, wrong, sent=(elsewhere, intermediate(), server)),
+        Case("an authority's certificate for other.lab, and behind it the leaf of server.lab",
+             (mine, root()), "Only the first certificate is the server's own (RFC 8446 §4.4.2), whatever it is: of the "
+             "others it need not have the keys.", word, wrong, sent=(mine, server, intermediate())),
         names("a leaf with the common name 127.0.0.1", "127.0.0.1", [HOST], numbers, word, address, name="127.0.0.1"),
     ]  # fmt: skip
 
@@ -508,6 +545,12 @@ def good_cases() -> list[Case]:
     other_key = authority("Intermediate", root())
     alone = make(HOST, names=[HOST], purposes=[SERVER_AUTH])
     path = (server, good, root())
+    one_below = authority("Root", path_length=1)
+    a, b = authority("A", one_below), authority("B", one_below)
+    a_by_b = authority("A", b, key=a.key)
+    short = (leaf(a), a, one_below)
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    many = [authority(f"Root {number}", key=stranger) for number in range(149)]
     bare = bare_leaf(good, HOST)
     several = "One path is enough, though another leads to nothing (RFC 5280 §6: how a path is found is left to you)."
     return [
@@ -537,6 +580,12 @@ def good_cases() -> list[Case]:
              several + " Clients that knew only the way that was sent refused such servers that day.",
              sent=(server, good, dead_cross, old_root), roots=(root(), old_root)),
         Case("a self-signed leaf that is one of your roots", (alone,), "You have it, so you trust it.", sent=(alone,)),
+        *(Case(f"a chain with a second certificate for A, by B, which makes the path too long; in the order {order}",
+               short, "What is wrong with one path need not be wrong with another.", sent=(short[0], *sent))
+          for order, sent in (("A, A by B, B", (a, a_by_b, b)), ("A, B, A by B", (a, b, a_by_b)),
+                              ("B, A, A by B", (b, a, a_by_b)))),
+        Case("a chain, and 150 roots of which the last is its own", path, "A browser has about as many. To compare "
+             "names is no work that needs a limit.", roots=(*many, root())),
         Case("a chain, and roots of which two have the same name", path, "An authority may have two keys.",
              roots=(authority("Root"), root(), authority("Root"))),
     ]  # fmt: skip

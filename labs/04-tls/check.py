@@ -14,7 +14,7 @@ import socket
 import ssl
 import tempfile
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +37,8 @@ BY_HAND = "server_role"
 PATIENCE = 10  # seconds for a step: they take a hundredth of that, but not on a machine that is very busy
 MOST = 0.5  # seconds of processor time for one question: they take a thousandth of that, the hostile chains a tenth
 PROJECT = Path(__file__).resolve().parents[2]
-FILES = PROJECT / "captures" / "tls-check-chain.pem", PROJECT / "captures" / "tls-check-roots.pem"
+CHAIN, ROOTS = "captures/tls-check-chain.pem", "captures/tls-check-roots.pem"
+FILES = PROJECT / CHAIN, PROJECT / ROOTS
 
 NAMES = "RFC 9525 §6.3: labels are compared as ASCII without regard to case, and each must match"
 PATH = "RFC 5280 §6.1: each certificate is issued by the next, and the last by a trust anchor"
@@ -263,15 +264,16 @@ def tell(c: Check, function: str, case: chains.Case, said: dict[str, Any]) -> No
     """The story: what was asked, and what the answer was."""
     if function == "verify":
         c.did(f"> verify() for {case.host} at {case.now:%Y-%m-%d %H:%M:%S}, the chain as it was sent:")
-        for certificate in case.chain[:6]:
-            c.did("    " + in_words(certificate))
-        c.did(f"  roots: {', '.join(named(one.subject) for one in case.trusted)}")
+        tell_all(c, case.chain)
+        c.did("  and your roots:")
+        tell_all(c, case.trusted[-1:] if len(case.trusted) > 3 else case.trusted)
+        if len(case.trusted) > 3:
+            c.did(f"    … and {len(case.trusted) - 1} more before it")
     else:
         second = {"is_for": case.host, "check_alone": f"{case.now:%Y-%m-%d %H:%M:%S}"}.get(function)
         c.did(f"> {function}() of   {in_words(case.path[case.at].certificate)}")
         c.did(f"  and {second}" if second else "  with below it, the leaf first:")
-        for made in () if second else case.path[: case.at][:6]:
-            c.did("    " + in_words(made.certificate))
+        tell_all(c, [] if second else [made.certificate for made in case.path[: case.at]])
     said_no = f"! Refused: {said.get('refused')}" + (f" ({said['more']})" if said.get("more") else "")
     if "value" in said:
         c.did(f"< {said['value'] if isinstance(said['value'], bool) else 'accepted'}")
@@ -279,15 +281,45 @@ def tell(c: Check, function: str, case: chains.Case, said: dict[str, Any]) -> No
         c.did(said_no if "refused" in said else f"! {said.get('raised', 'no answer')}")
 
 
+def tell_all(c: Check, certificates: Sequence[x509.Certificate]) -> None:
+    for certificate in certificates[:5]:
+        c.did("    " + in_words(certificate))
+    if len(certificates) > 5:
+        c.did(f"    … and {len(certificates) - 5} more: .venv/bin/python -m certs show {CHAIN}")
+
+
 def in_words(certificate: x509.Certificate) -> str:
     """A certificate in a line."""
-    names: Iterable[x509.GeneralName] = ()
-    with contextlib.suppress(x509.ExtensionNotFound):
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    shown = ", ".join(str(getattr(name, "value", name)) for name in names)
+    found = {type(one.value): one.value for one in certificate.extensions}
+    shown = ", ".join(map(plain, found.get(x509.SubjectAlternativeName, ())))
     return (f"{named(certificate.subject)}{f' for {shown}' if shown else ''}, issued by {named(certificate.issuer)}, "
             f"{certificate.not_valid_before_utc:%m-%d %H:%M:%S} to {certificate.not_valid_after_utc:%m-%d %H:%M:%S}"
-            )  # fmt: skip
+            f"\n          {'; '.join(says(certificate)) or 'no extensions but its names'}")  # fmt: skip
+
+
+def says(certificate: x509.Certificate) -> Iterator[str]:
+    """What it may do, and what it says besides."""
+    for one in certificate.extensions:
+        match one.value:
+            case x509.BasicConstraints(ca=is_ca, path_length=length):
+                yield ("CA" if is_ca else "no CA") + ("" if length is None else f", path length {length}")
+            case x509.KeyUsage() as usage:
+                yield "key usage " + (", ".join(bit for bit in chains.BITS[:-2] if getattr(usage, bit)) or "none")
+            case x509.ExtendedKeyUsage() as purposes:
+                yield "for " + ", ".join(purpose._name for purpose in purposes)
+            case x509.NameConstraints(permitted_subtrees=permitted, excluded_subtrees=excluded):
+                for word, trees in (("permits", permitted), ("excludes", excluded)):
+                    if trees:
+                        yield f"{word} {', '.join(map(plain, trees))}"
+            case x509.SubjectAlternativeName() | x509.SubjectKeyIdentifier() | x509.AuthorityKeyIdentifier():
+                pass
+            case _:
+                yield f"{one.oid.dotted_string}{', critical' if one.critical else ''}"
+
+
+def plain(name: x509.GeneralName) -> str:
+    value = getattr(name, "value", name)
+    return named(value) if isinstance(value, x509.Name) else str(value)
 
 
 def named(name: x509.Name) -> str:
@@ -343,7 +375,8 @@ async def compare_names(
 @step(
     "A name is the host's, or it is not",
     rfc=NAMES,
-    symptom="Your matches() says no to the host itself, or yes to a host that only looks like it.",
+    symptom="When are two names the same one? Say it in words, without Python, and say what a label is. Then ask your "
+    "code about evil-server.lab.",
     where="endswith(), startswith() and `in` compare letters, and a name is made of labels. A regular expression takes "
     "a dot for any letter. The case of letters does not matter, nor does a dot behind the last label of the host.",
     code='presented, host = presented.lower(), host.lower().removesuffix(".")\nif presented == host:\n    return True',
@@ -358,7 +391,8 @@ async def exact_names(c: Check) -> None:
         ("xn--bcher-kva.lab", "XN--BCHER-KVA.lab"): True, ("localhost", "localhost"): True,
         (HOST, "evil.server.lab"): False, (HOST, "server.lab.evil.example"): False,
         (HOST, "server"): False, ("server", HOST): False, ("lab", HOST): False, (HOST, "serverxlab"): False,
-        (HOST, "server.lab2"): False, ("", HOST): False, ("xn--bcher-kva.lab", "bcher.lab"): False,
+        (HOST, "server.lab2"): False, (HOST, "server.lab.."): False, (HOST, ".server.lab"): False, ("", HOST): False,
+        ("xn--bcher-kva.lab", "bcher.lab"): False,
     }  # fmt: skip
     why = {
         (HOST, "SERVER.Lab"): case, ("Server.LAB", HOST): case, ("xn--bcher-kva.lab", "XN--BCHER-KVA.lab"): case,
@@ -371,7 +405,8 @@ async def exact_names(c: Check) -> None:
 @step(
     "A wildcard is one label, the first, and the whole of it",
     rfc="RFC 9525 §6.3: one wildcard character, as the complete content of the left-most label, for exactly one label",
-    symptom="A wildcard covers too much, or not what it should.",
+    symptom="Write down which hosts *.www.lab is for, and which it is not. How many dots has each? What is the "
+    "wildcard in w*.www.lab, in www.*.lab, in * alone?",
     where="Only the left-most label may be “*”, and “w*” is not “*”. It stands for exactly one label, and the rest of "
     "the name must be there and be equal. Is yours a pattern of the shell (fnmatch) or a regular expression? Their "
     "stars cross dots.",
@@ -413,7 +448,8 @@ async def wildcards(c: Check) -> None:
 @step(
     "Whom a certificate is for stands in its subjectAltName",
     rfc="RFC 9525 §2: the common name is not used; §6.2 to §6.4: DNS names and addresses, each with its kind",
-    symptom="A certificate is taken for one for a host that it does not name, or not for one that it names.",
+    symptom="What kinds of names can a certificate have, and which of them may answer for the host you were given? Is "
+    "that host a name or an address, and who tells you?",
     where="Ask first whether the host is an address: ipaddress.ip_address() raises ValueError if not. An address is "
     "compared with iPAddress entries alone, a DNS name with dNSName entries alone.",
     code="names = extension(leaf, x509.SubjectAlternativeName)      # perhaps None\n"
@@ -431,7 +467,8 @@ async def alternative_names(c: Check) -> None:
 @step(
     "Valid from its first second to its last",
     rfc="RFC 5280 §4.1.2.5: from notBefore through notAfter, inclusive; §6.1.3 (a)(2): it includes the current time",
-    symptom="A certificate counts at a time at which it does not, or the other way round.",
+    symptom="A validity period has two ends. On which side of each does its own second lie? And in which time zone are "
+    "the times that you compare?",
     where="A validity period has two ends, and both belong to it. `now` knows its time zone, so compare it with what "
     "does, too: the attributes whose names end with _utc.",
     code='if now < certificate.not_valid_before_utc:\n    raise Refused("not yet valid")\n'
@@ -444,11 +481,16 @@ async def dates(c: Check) -> None:
 
 @step(
     "Good for a server",
-    rfc="RFC 5280 §4.2.1.12: if the extension is present, the key MUST only be used for one of the purposes indicated",
-    symptom="A certificate that is for something else plays the server; or a good one is refused.",
-    where="extendedKeyUsage is a list of purposes. Where it is missing, nothing is restricted.",
+    rfc="RFC 5280 §4.2.1.12: if the extension is present, the certificate MUST only be used for one of the purposes "
+    "indicated; RFC 8446 §4.4.2.2: digitalSignature MUST be set if the key usage extension is present",
+    symptom="What does a certificate say about what its key is for, and where? (Two places.) What does it mean if one "
+    "of them is missing? And what does a server do with its key in a handshake, what an authority?",
+    where="extendedKeyUsage is a list of purposes. keyUsage says what the key may do: a server signs the handshake "
+    "with it, an authority (basic constraints) signs certificates, and need not be able to do the other. Where one of "
+    "the extensions is missing, it restricts nothing.",
     code="purposes = extension(certificate, x509.ExtendedKeyUsage)\n"
-    'if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:\n    raise Refused("purpose")',
+    'if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:\n    raise Refused("purpose")\n'
+    'if not (basic and basic.ca) and usage and not usage.digital_signature:\n    raise Refused("purpose")',
     seconds=PATIENCE,
 )
 async def purposes(c: Check) -> None:
@@ -458,7 +500,8 @@ async def purposes(c: Check) -> None:
 @step(
     "What is critical is handled, or the certificate is refused",
     rfc="RFC 5280 §4.2: MUST reject a critical extension that it does not recognize or cannot process",
-    symptom="A certificate says something critical that your program knows nothing about, and it does not mind.",
+    symptom="“Critical” is a message from who signed to who verifies. What does it ask of a program that does not know "
+    "the extension? And is to parse one the same as to act on it?",
     where="Each extension has an `oid` and says whether it is `critical`. Which do you act upon? Five kinds: basic "
     "constraints, key usage, extended key usage, name constraints, subjectAltName.",
     code="for one in certificate.extensions:\n    if one.critical and one.oid not in HANDLED:\n"
@@ -475,7 +518,8 @@ async def critical_extensions(c: Check) -> None:
 @step(
     "Only an authority may issue certificates",
     rfc="RFC 5280 §6.1.4 (k) and (n): the CA flag is set, and keyCertSign where there is a key usage",
-    symptom="Whoever has any certificate can make one for every name there is, and your program believes it.",
+    symptom="You own a good certificate for your own site, and its key. What keeps you from signing one for "
+    "bank.example with it? Who looks at that?",
     where="The CA flag is in basic constraints; no basic constraints, no flag. The key usage has a say, too, but only "
     "where it is there.",
     code="basic, usage = extension(issuer, x509.BasicConstraints), extension(issuer, x509.KeyUsage)\n"
@@ -490,7 +534,8 @@ async def authorities(c: Check) -> None:
 @step(
     "And only so many below one another",
     rfc="RFC 5280 §4.2.1.9: the most non-self-issued intermediates that may follow; the last certificate is not one",
-    symptom="Your program counts the authorities below another one differently.",
+    symptom="Draw the path, the root on top. Whom does the number in the root count, and whom not? What would it mean "
+    "if it were 0, and what if it were missing?",
     where="The leaf, below[0], is no authority. 0 is a limit and None is not. Who has certified a new key of its own "
     "(subject and issuer are equal) is not counted twice.",
     code="authorities = [one for one in below[1:] if one.subject != one.issuer]\n"
@@ -505,14 +550,18 @@ async def path_length(c: Check) -> None:
 @step(
     "And only for the names it may vouch for",
     rfc="RFC 5280 §4.2.1.10, §6.1.3 (b) and (c): each name of each certificate below is permitted and not excluded",
-    symptom="An authority that is good for one corner vouches for names elsewhere; or is refused in its own corner.",
+    symptom="For which certificates does a constraint hold, and for which of their names? Which names does a "
+    "certificate have that are not in its subjectAltName? And what if the constraint is on another kind of names?",
     where="Every name of every certificate below counts, not only the one that was asked for. Compare names with "
     "subtrees of their own form. A subtree of DNS names begins at a dot, and is reached by adding labels on the left. "
-    "For a wildcard that meets an excluded name: what does it stand for?",
+    "For a wildcard that meets an excluded name: what does it stand for? Exempt is who is self-issued (subject and "
+    "issuer are equal, an authority's new key), unless it is the leaf. A subject is a name, too: a directoryName, "
+    "where it is not empty, and a constraint on a form that you cannot compare means “critical”.",
     code="permitted = [tree for tree in limits.permitted_subtrees or () if type(tree) is type(name)]\n"
     'if permitted and not any(is_within(name, tree) for tree in permitted):\n    raise Refused("constraints")\n'
     "...\n"
-    'f".{name.value}".lower().endswith(f".{tree.value}".lower())      # DNSName\n'
+    'base = tree.value.lower().removeprefix(".")                     # some write one in front\n'
+    'f".{name.value}".lower().endswith(f".{base}")                   # DNSName; an empty base is above all\n'
     "name.value in tree.value                                        # IPAddress: an address in a network",
     seconds=PATIENCE,
 )
@@ -526,7 +575,8 @@ async def constraints(c: Check) -> None:
 @step(
     "From the leaf to a root that you have",
     rfc=PATH + "; its signature is verified with the issuer's key (§6.1.3 a1)",
-    symptom="Somebody who is not trusted has made a chain that looks like a good one, and your program believes it.",
+    symptom="You are the forger: you can write every name and every date, and send any certificate that you have seen. "
+    "What can you not do? That is what the verifier has to ask for.",
     where="Names can be copied, signatures cannot: `issued` looks at both. A path is good when its last certificate is "
     "in `roots`: the very same certificate, and not one of the same name, nor one that signs itself.",
     code="paths = [[leaf]]\nwhile paths:\n    path = paths.pop()\n    if path[-1] in roots:\n        return path\n"
@@ -541,7 +591,8 @@ async def trust(c: Check) -> None:
 @step(
     "Every rule for every certificate of the path",
     rfc="RFC 5280 §6.1.3 for each certificate, §6.1.4 for each but the leaf; RFC 9525 §6 for the leaf",
-    symptom="The pieces are right, and verify() does not use all of them, or not everywhere.",
+    symptom="Which of your functions is asked about the leaf, which about the intermediates, which about the root? "
+    "Make a table. The failure names a piece that is right alone, and is not asked here.",
     where="is_for() is asked about the leaf, check_alone() about each certificate of the path, the root too; "
     "check_issuer() and check_names() about each but the leaf, with all that is below it.",
     code="*below, top = path\ncheck_alone(top, now)\nif below:\n    check_issuer(top, below)\n"
@@ -556,9 +607,11 @@ async def every_rule(c: Check) -> None:
 @step(
     "Good chains that look odd",
     rfc="RFC 8446 §4.4.2: be prepared to handle potentially extraneous certificates and arbitrary orderings",
-    symptom="Your program is strict where nothing is wrong. Users learn from that to click warnings away.",
+    symptom="Is there a path, though this one is none? What does your program do when a certificate that it has tried "
+    "turns out to be bad? And what, when the leaf itself is among the roots?",
     where="The second certificate need not be the first one's issuer, and the last need not be a root. A way up that "
-    "fails says nothing about the next one: remember why, and go on.",
+    "fails says nothing about the next one: remember why, and go on. A leaf that you have as a root is "
+    "a path of one certificate: it need not be an authority, for it issues nothing.",
     code="except Refused as error:\n    refusal = error     # no path leads through here; perhaps one leads round it\n"
     "    continue",
     seconds=PATIENCE,
@@ -570,10 +623,12 @@ async def good_chains(c: Check) -> None:
 @step(
     "A chain that leads nowhere, in many ways",
     rfc="RFC 4158 §5.2: detect loops; CVE-2018-16875: limit the work",
-    symptom="A server has sent certificates that have signed each other, and your program is busy.",
+    symptom="Who decides how many certificates are sent, and who signs them? How many ways are there through n "
+    "authorities that have all signed each other?",
     where="A certificate that is in the path already leads in a circle. And where there are thousands of ways, nobody "
     "needs them all: good paths are short and soon found.",
-    code="for _ in range(50):     # instead of: while paths",
+    code="for _ in range(50):     # instead of: while paths; or, if your function calls itself:\n"
+    "self.calls += 1         # count the calls, in something that all of them share, and give up at 50",
     seconds=PATIENCE,
 )
 async def hostile(c: Check) -> None:
@@ -587,7 +642,8 @@ async def hostile(c: Check) -> None:
     "On the wire: the password goes to the right server, and to no other",
     rfc="RFC 5246 §7.4.2: the Certificate message, the leaf first; RFC 9525 §6.6: without a match the client goes no "
     "further",
-    symptom="A client with your verify() has sent its password to a server that is not who it says it is.",
+    symptom="The same rules, in a real handshake. Which server was it, and what is wrong with its chain? The capture "
+    "has it.",
     where="The handshake is done by Python's ssl with its own verification off; before the first byte of data your "
     "verify() is asked. It gets the chain as it stands in the Certificate message, in the clear.",
     code="The steps above have all that is needed.",

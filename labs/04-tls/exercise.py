@@ -46,7 +46,8 @@ def is_for(leaf: x509.Certificate, host: str) -> bool:
 
 
 def check_alone(certificate: x509.Certificate, now: datetime) -> None:
-    """TODO 3: Refused unless it is valid now, good for serverAuth, and all that is critical in it is handled here."""
+    """TODO 3: Refused unless it is valid at `now`, good for serverAuth, able to sign handshakes if it is no authority,
+    and handled here in all that is critical. `now` is aware, so compare it with the attributes not_valid_…_utc."""
 
 
 def check_issuer(issuer: x509.Certificate, below: list[x509.Certificate]) -> None:

@@ -70,6 +70,9 @@ def check_alone(certificate: x509.Certificate, now: datetime) -> None:
     purposes = extension(certificate, x509.ExtendedKeyUsage)
     if purposes is not None and ExtendedKeyUsageOID.SERVER_AUTH not in purposes:
         raise Refused("purpose", f"good for {[purpose.dotted_string for purpose in purposes]}")
+    basic, usage = extension(certificate, x509.BasicConstraints), extension(certificate, x509.KeyUsage)
+    if not (basic and basic.ca) and usage and not usage.digital_signature:
+        raise Refused("purpose", "its key may not sign a handshake")  # (RFC 8446 §4.4.2.2)
     for one in certificate.extensions:
         if one.critical and one.oid not in HANDLED:
             raise Refused("critical", f"who knows what {one.oid.dotted_string} forbids?")
@@ -127,7 +130,7 @@ def is_within(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
 
 def stands_for(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
     """Is the name a wildcard that covers the top of the subtree? *.lab is as good as secret.lab. (CVE-2025-61727)"""
-    return isinstance(name, x509.DNSName) and matches(name.value, tree.value)
+    return isinstance(name, x509.DNSName) and matches(name.value, tree.value.removeprefix("."))
 
 
 def verify(chain: Path, roots: Path, host: str, now: datetime) -> Path:
