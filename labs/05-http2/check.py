@@ -1490,8 +1490,9 @@ class Client:
 )
 async def foreign_client(c: Check) -> None:
     server = c.start("server_role", c.net.server.address, c.net.port)
-    while not (server.output() or server.ended):  # It says when it listens. Who knocks before leaves a RST.
-        await asyncio.sleep(0.005)  # noqa: ASYNC110
+    # It says when it listens: who knocks before leaves an RST in the capture.
+    while not (server.output() or server.ended):  # noqa: ASYNC110  it is another process
+        await asyncio.sleep(0.005)
     conn = await c.connect(seconds=PATIENCE)
     client = Client(c, conn)
     fields = [("user-agent", "h2"), ("x-lab", "http2"), ("cookie", "a=b; c=d")]
