@@ -181,8 +181,8 @@ class Connection:
                 async with asyncio.timeout(wait):
                     await self._go.wait()
             self._go.set()
-            async for piece in _one(body) if isinstance(body, bytes) else body:
-                log.info("> %s", _shown(piece))
+            async for piece in one(body) if isinstance(body, bytes) else body:
+                log.info("> %s", shown(piece))
                 self._writer.write(self._http.send_data(piece))
                 try:
                     await self._writer.drain()
@@ -228,7 +228,7 @@ class Connection:
 
     async def body(self, seconds: float | None) -> AsyncGenerator[bytes, None]:
         while isinstance(event := await self._event(seconds), Data):
-            log.info("< %s", _shown(event.data))
+            log.info("< %s", shown(event.data))
             yield event.data
 
     async def _event(self, seconds: float | None) -> Event:
@@ -336,10 +336,10 @@ async def collect(pieces: AsyncIterable[bytes], most: int) -> bytes:
     return b"".join(found)
 
 
-async def _one(piece: bytes) -> AsyncIterator[bytes]:
+async def one(piece: bytes) -> AsyncIterator[bytes]:
     yield piece
 
 
-def _shown(piece: bytes) -> str:
+def shown(piece: bytes) -> str:
     more = f" and {len(piece) - SHOWN} more bytes" if len(piece) > SHOWN else ""
     return f"{piece[:SHOWN]!r}{more}"

@@ -17,9 +17,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterable
 
 from certs.contexts import client_context
-from clients.http1_connection import TURN, Origin, Request, split
-from clients.http1_connection import _one as one
-from clients.http1_connection import _shown as shown
+from clients.http1_connection import TURN, Origin, Request, one, shown, split
 from clients.tls_stream import Stream, connect
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1_syntax import is_host, request_line

@@ -528,43 +528,48 @@ class ServerConnection:
         The most urgent streams first; of these one after the other, for a half of two answers is of no use, but those
         that are `incremental` in turns, frame by frame (RFC 9218 §10).
         """
-        waiting = [(*rank(one), one) for one in self.streams.values() if one.out or one.ending] if self.streams else []
-        if waiting:
-            self._send_in_turn(waiting, room, now)
+        if self.streams:
+            for one in [one for one in self.streams.values() if one.ending and not one.out]:
+                self._send(one, 0, now)  # An end without data needs no window.
+            self._send_in_turn(room, now)
         self._out.append(self._h2.data_to_send())
         out, self._out = b"".join(self._out), []
         return out
 
-    def _send_in_turn(self, waiting: list[tuple[int, bool, int, int, Stream]], room: int, now: float) -> None:
+    def _send_in_turn(self, room: int, now: float) -> None:
         books = self._h2
-        if books.outbound_flow_control_window <= 0:  # Nothing can go but ends without data.
-            waiting = [entry for entry in waiting if not entry[-1].out]
+        if books.outbound_flow_control_window <= 0:
+            return
+        waiting = [(*rank(one), one) for one in self.streams.values() if one.out]
         heapq.heapify(waiting)
-        while waiting and room > 0:
+        while waiting and (most := min(room, books.outbound_flow_control_window, books.max_outbound_frame_size)) > 0:
             one = waiting[0][-1]
-            window = min(books.outbound_flow_control_window, books.streams[one.id].outbound_flow_control_window)
-            size = min(len(one.out), window, books.max_outbound_frame_size, room) if one.out else 0
-            if one.out and size <= 0:
+            size = min(len(one.out), books.streams[one.id].outbound_flow_control_window, most)
+            if size <= 0:
                 heapq.heappop(waiting)  # Its reader is slow. The others go on.
                 continue
-            last = one.ending and size == len(one.out)
-            if size or not one.trailers:
-                books.send_data(one.id, one.out[:size], end_stream=last and not one.trailers)
-            one.out = one.out[size:]
+            self._send(one, size, now)
             room -= size
-            one.moved = self._moved = now
-            one.has_left = True
-            self._credit = min(self._credit + 2 * (size / WORTH_IT + last), MOST_CREDIT)
-            if last and one.trailers:
-                books.send_headers(one.id, [encode_field(*pair) for pair in one.trailers], end_stream=True)
-            if last:
-                self._over(one)
             if not one.out:
                 heapq.heappop(waiting)
             elif one.priority.incremental:
                 self._turn += 1
                 one.turn = self._turn
                 heapq.heapreplace(waiting, (*rank(one), one))
+
+    def _send(self, one: Stream, size: int, now: float) -> None:
+        """So many bytes of what waits; and the end, if that was all."""
+        books, last = self._h2, one.ending and size == len(one.out)
+        if size or not one.trailers:
+            books.send_data(one.id, one.out[:size], end_stream=last and not one.trailers)
+        one.out = one.out[size:]
+        one.moved = self._moved = now
+        one.has_left = True
+        self._credit = min(self._credit + 2 * (size / WORTH_IT + last), MOST_CREDIT)
+        if last and one.trailers:
+            books.send_headers(one.id, [encode_field(*pair) for pair in one.trailers], end_stream=True)
+        if last:
+            self._over(one)
 
     def drain(self) -> None:
         """Take no more streams, and finish those that there are (§6.8). Call again when time is up for the first step.

@@ -176,6 +176,8 @@ CASES = [
     Case("a table that changes in the middle", "4.3, 7541 4.2", [
         Frame(T.HEADERS, ENDS, 1, b"\x88\x20")
     ], GOAWAY(PACKING)),
+    Case("more than two size updates", "7541 4.2",
+         [Frame(T.HEADERS, ENDS | END, 1, b"\x20\x20\x20\x88")], GOAWAY(PACKING)),
     Case("a smaller table", "7541 4.2", [Frame(T.HEADERS, ENDS, 1, b"\x20\x88"), ANSWER[1]], OK),
     Case("Huffman's end of string", "7541 5.2", [
         Frame(T.HEADERS, ENDS, 1, b"\x88\0\x01a\x84\xff\xff\xff\xff")
@@ -270,6 +272,8 @@ CASES = [
         [Frame(T.PUSH_PROMISE, ENDS, 1, b"\0\0\0\x02" + block((":method", "GET")))], GOAWAY(PROTOCOL)
     ),
     Case("a push on the connection", "6.6", [Frame(T.PUSH_PROMISE, ENDS, 0, b"\0\0\0\x02")], GOAWAY(PROTOCOL)),
+    Case("NO_RFC7540_PRIORITIES of 1", "9218 2.1", [settings({9: 1}), *ANSWER], OK),
+    Case("NO_RFC7540_PRIORITIES of 2", "9218 2.1", [settings({9: 2})], GOAWAY(PROTOCOL)),
     Case("PRIORITY_UPDATE", "9218 7.1", [Frame(T.PRIORITY_UPDATE, 0, 0, b"\0\0\0\x01u=1")], GOAWAY(PROTOCOL)),
     Case("PING, and its answer", "6.7", [ping(), ping(b"87654321", Flag.ACK), *ANSWER], OK),
     Case("PING, too short", "6.7", [ping(bytes(7))], GOAWAY(SIZE)),
@@ -331,6 +335,8 @@ CASES = [
     malformed("DATA before the answer", "8.1", data(flags=0), *ANSWER),
     malformed("DATA between 100 and the answer", "8.1", head(status="100"), data(flags=0), *ANSWER),
     malformed("Content-Length, and less", "8.1.1", head(("content-length", "3")), data()),
+    malformed("Content-Length with a space that is none", "8.1.1", head(("content-length", "2\xa0")), data()),
+    Case("Content-Length with zeros before it", "8.1.1", [head(("content-length", "2".zfill(30))), data()], OK),
     malformed("Content-Length, and more", "8.1.1", head(("content-length", "1")), data()),
     malformed("Content-Length, and more, not yet all", "8.1.1", head(("content-length", "1")), data(flags=0)),
     malformed("Content-Length, and nothing", "8.1.1", head(("content-length", "1"), flags=ENDS | END)),

@@ -490,6 +490,21 @@ async def test_a_window_may_become_negative():
         assert len(frame.payload) == 1
 
 
+def test_an_end_without_data_needs_no_window():
+    """§6.9: also when SETTINGS have made it negative."""
+    conn, sent = ServerConnection(), Decoder()
+    conn.receive_data(GREETING + wire(get(1)))
+    assert isinstance(conn.next_event(0), Request)
+    conn.send_head(1, 200, [])
+    conn.send_data(1, b"hello", 0)
+    conn.data_to_send(0)
+    conn.receive_data(wire(settings({4: 0})))
+    assert conn.next_event(0) is None
+    conn.send_data(1, b"", 0, end=True)
+    sent.receive_data(conn.data_to_send(0))
+    assert list(sent.frames())[-1] == data(1)
+
+
 async def test_frames_are_as_large_as_the_client_takes():
     async with http2.serve() as server, peer_of(server) as peer:
         peer.send(settings({4: 1_000_000, 5: 100_000}), window_update(0, 1_000_000), get(1, "/bytes/200000"))
