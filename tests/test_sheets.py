@@ -124,6 +124,25 @@ def test_every_command_on_the_sheet_runs(sheet, clone):
                         assert_ran(line, done)
 
 
+@pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.name)
+def test_every_display_filter_on_the_sheet_compiles(sheet, tmp_path):
+    """One with a field that this tshark does not know shows an error, and nothing else."""
+    need_tool("tshark")
+    filters = []
+    for header, rows in re.findall(
+        r"^(\|.*\bfilter \|.*)\n\|[-|]+\n((?:\|.*\n)+)", sheet.path.read_text("utf-8"), re.M
+    ):
+        column = [cell.strip() for cell in header.split("|")].index("filter")
+        cells = [re.split(r"(?<!\\)\|", row)[column] for row in rows.splitlines()]
+        filters += [one.replace(r"\|", "|") for cell in cells for one in re.findall(r"`(.+)`", cell)]
+    assert len(filters) >= 3
+    empty = tmp_path / "empty.pcap"
+    empty.write_bytes(bytes.fromhex("d4c3b2a1020004000000000000000000ffff000065000000"))
+    together = " || ".join(f"({one})" for one in filters)  # tshark starts slowly: only once.
+    done = subprocess.run(["tshark", "-r", empty, "-Y", together], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def run_again_what_failed(clone: Path, sheet: Sheet, done: subprocess.CompletedProcess[str]) -> None:
     """Do what the lab says of a measure out of bounds: a busy machine can do that, run it again.
 
