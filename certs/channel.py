@@ -126,6 +126,7 @@ class Channel:
         self._unread: list[bytes] = []  # data that came before we closed
         self._last: Closed | TlsError | None = None
         self._extra = b""  # an alert of our own
+        self._newest = b""  # as many bytes as an alert has
 
     @property
     def may_send(self) -> bool:
@@ -134,6 +135,7 @@ class Channel:
     def receive_data(self, data: bytes) -> None:
         self._has_left = self._has_left or not data
         self._arrived += data
+        self._newest = (self._newest + data)[-7:]
         if self._opening:
             self._overhear(self._opening, data)
 
@@ -265,6 +267,10 @@ class Channel:
         if name in Alert.__members__:
             self._extra += sent
             return TlsError(f"the other side says {name.lower()}", Alert[name], True)
+        if not sent and not self.is_ready and (self._newest[:2], self._newest[3:5]) == (b"\x15\3", b"\0\2"):
+            number = self._newest[6]  # They give up, with an alert that is not meant for that, or that nobody knows.
+            said = "has closed in the middle of the handshake" if number == 0 else f"says alert {number}"
+            return TlsError(f"the other side {said}", None, True)
         if not sent and self.object.cipher() is None:  # Not even TLS, or not since 1999: OpenSSL does not answer that.
             version = reason == "UNSUPPORTED_PROTOCOL"
             sent = tls.alert(Alert.PROTOCOL_VERSION if version else Alert.UNEXPECTED_MESSAGE)

@@ -55,15 +55,16 @@ def server_context(
     """
     ensure(folder)
     context = _context(ssl.PROTOCOL_TLS_SERVER, alpn, minimum, maximum, key_log)
-    context.num_tickets = tickets
-    context.verify_mode = WANTED[clients]
-    if clients != "none":
-        context.load_verify_locations(folder / "root.pem")
     _identify(context, names or ("server", "server-rsa"), folder)
     others = {}
     for host, name in (by_name or {}).items():
         others[host.lower()] = other = _context(ssl.PROTOCOL_TLS_SERVER, alpn, minimum, maximum, key_log)
         _identify(other, (name,), folder)
+    for one in (context, *others.values()):  # What is asked of clients is asked under every name.
+        one.num_tickets = tickets
+        one.verify_mode = WANTED[clients]
+        if clients != "none":
+            one.load_verify_locations(folder / "root.pem")
 
     def greet(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
         """The client's hello is here, and nothing is answered yet."""
@@ -97,7 +98,11 @@ def client_context(
     revocation   look whether the authority has revoked a certificate of the chain: it says so in its lists (CRL)
     """
     if trust == certs.FOLDER / "root.pem" or certificate or revocation:
-        ensure(folder)
+        try:
+            ensure(folder)
+        except OSError:
+            if certificate or not os.access(folder / "root.pem", os.R_OK):
+                raise  # else they are another user's, and the root is all that we need
     context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn, minimum, maximum, key_log)
     context.verify_flags |= ssl.VERIFY_X509_STRICT  # as RFC 5280 says, without mercy for old mistakes
     context.hostname_checks_common_name = False  # RFC 9525 §2: the name is in subjectAltName, or nowhere.
@@ -125,7 +130,10 @@ def _context(
     if alpn:
         context.set_alpn_protocols(list(alpn))
     if secrets := key_log or os.environ.get("SSLKEYLOGFILE"):
-        Path(secrets).touch(0o600)  # Python would make it readable for all.
+        try:
+            Path(secrets).touch(0o600)  # Python would make it readable for all.
+        except OSError as error:
+            raise OSError(error.errno, f"no key log can be written: {error.strerror}", str(secrets)) from None
         context.keylog_filename = str(secrets)
     return context
 

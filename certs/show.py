@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from certs.kinds import KINDS, REVOKED
 from certs.renewal import FOLDER, read_chain
+from protocols.tls_numbers import readable
 
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
@@ -161,8 +162,8 @@ def _find(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension |
 def _name(name: x509.Name) -> str:
     """Its common name; all of it, where it has none."""
     found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(found[0].value) if found else name.rfc4514_string() or "(no subject)"
+    return readable(str(found[0].value) if found else name.rfc4514_string() or "(no subject)")
 
 
 def _plain(name: x509.GeneralName) -> str:
-    return name.value.rfc4514_string() if isinstance(name, x509.DirectoryName) else str(name.value)
+    return readable(name.value.rfc4514_string() if isinstance(name, x509.DirectoryName) else str(name.value))

@@ -151,6 +151,9 @@ def main() -> int:
         log.info("! %s", "the connection was reset" if isinstance(error, ConnectionError) else "not in time")
         return 1
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError, UnicodeError of IDNA a ValueError.
+        if isinstance(error, OSError) and error.filename:  # a certificate, or the key log
+            print(wrapped(f"{error.filename}: {error.strerror}"), file=sys.stderr)
+            return 2
         errno = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
         # gaierror has its own numbers, below 0.
         why = os.strerror(errno) if errno and errno > 0 else getattr(error, "strerror", None) or error

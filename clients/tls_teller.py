@@ -10,7 +10,7 @@ from cryptography import x509
 
 from protocols import tls
 from protocols.errors import RemoteProtocolError
-from protocols.tls_numbers import Alert, ContentType, Group, HandshakeType, Version, words
+from protocols.tls_numbers import Alert, ContentType, Group, HandshakeType, Version, readable, words
 
 log = logging.getLogger("clients.tls")
 
@@ -35,7 +35,7 @@ class Teller:
         try:
             self.seen += self.onlooker.receive_data(is_ours, data)
         except RemoteProtocolError as error:
-            log.info("! this is not TLS: %s", error)
+            log.info("! %s", error)
 
     def tell(self) -> None:
         """The flight is over."""
@@ -100,12 +100,12 @@ def show_chain(chain: list[bytes]) -> None:
             if isinstance(extension.value, x509.SubjectAlternativeName):
                 names = [str(name.value) for name in extension.value]
         until = found.not_valid_after_utc.date()
-        log.info("= certificate %d: %s, %d bytes", number, found.subject.rfc4514_string(), len(der))
+        log.info("= certificate %d: %s, %d bytes", number, readable(found.subject.rfc4514_string()), len(der))
         log.info(
             "=   signed by %s, valid from %s to %s",
-            found.issuer.rfc4514_string(),
+            readable(found.issuer.rfc4514_string()),
             found.not_valid_before_utc.date(),
             until,
         )
         if names:
-            log.info("=   for %s", ", ".join(names))
+            log.info("=   for %s", readable(", ".join(names)))

@@ -93,6 +93,11 @@ class Alert(IntEnum):
     NO_APPLICATION_PROTOCOL = 120  # RFC 7301 §3.2
 
 
+def readable(text: str) -> str:
+    """What a stranger has written, for a terminal or a log: it makes no line of its own, and no colours."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
 def words(number: int, kind: type[IntEnum]) -> str:
     """The number's name as the RFC writes it, or the number."""
     return kind(number).name.lower() if number in set(kind) else f"{kind.__name__.lower()} {number}"

@@ -9,7 +9,8 @@ Try:   curl --cacert certs/root.pem https://localhost:7004/
        openssl s_client -connect localhost:7004 -tls1_1 -cipher ALL@SECLEVEL=0      refused, and the alert says why
        curl --cacert certs/root.pem --cert certs/client.pem --key certs/client.key https://localhost:7004/
        sslscan localhost:7004
-Left out on purpose: early data and OCSP stapling (Python's ssl has neither), tickets that several servers share.
+Left out on purpose: early data and OCSP stapling (Python's ssl has neither), tickets that several servers share, and to
+refuse a session that was made under another name (RFC 6066 §3): one key opens all tickets here.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def main() -> int:
     try:
         context = lab_context(*names, **settings)
     except OSError as error:
-        print(f"Cannot make the certificates: {error.strerror}.", file=sys.stderr)
+        print(f"Cannot begin: {error.filename}: {error.strerror}.", file=sys.stderr)
         return 2
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Each connection is an open file.

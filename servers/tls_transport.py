@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from certs.channel import Channel, Closed, Data, Handshaken, TlsError
+from protocols.tls_numbers import readable
 
 log = logging.getLogger("servers.tls")
 
@@ -258,10 +259,13 @@ def agreed(connection: ssl.SSLObject) -> str:
     cipher = connection.cipher()
     hello = getattr(connection, "hello", None)
     name = hello and hello.server_name
-    found = [f"{connection.version()} {cipher[0] if cipher else ''}", f"for {name}" if name else "no name asked for"]
+    found = [
+        f"{connection.version()} {cipher[0] if cipher else ''}",
+        f"for {readable(name)}" if name else "no name asked for",
+    ]
     found.append(connection.selected_alpn_protocol() or "no ALPN")
     if certificate := connection.getpeercert():
-        found.append(f"client {named(certificate)}")
+        found.append(f"client {readable(named(certificate))}")
     if connection.session_reused:
         found.append("resumed")
     return ", ".join(found)

@@ -13,28 +13,35 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
 from certs import channel as channels
+from certs import contexts
 from certs.channel import CertificateError, Channel, Closed, Data, Event, Handshaken, TlsError, Truncated
 from certs.contexts import TLS_1_2, TLS_1_3, client_context, server_context
 from clients import http1
 from clients.tls_stream import Stream, connect
+from clients.tls_teller import show_chain
 from protocols import tls
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.tls import Alert, ContentType, HandshakeType, Onlooker, Opening, Records, Version
+from protocols.tls_numbers import readable
 from servers import site
 from servers.tls import lab_context, serve
-from servers.tls_transport import Tls
+from servers.tls_transport import Tls, agreed
 from tests.conftest import TICK, need_tool
 from tests.tls_cases import CASES, GOOD, HANDSHAKE, HELLO, SILENCE, extension, hello, record
 
@@ -219,6 +226,56 @@ def test_each_direction_is_closed_by_itself_and_nothing_is_lost(version):
             channel.send_data(b"more")
         channel.receive_data(b"")
         assert channel.next_event() == Closed()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("clients", ["required", "optional"])
+@pytest.mark.parametrize("name", ["server.lab", "www.lab"])
+def test_clients_show_who_they_are_under_every_name(version, clients, name):
+    server = server_context(by_name={"www.lab": "www"}, clients=clients, maximum=version, tickets=1)
+    both = Pair(server, client_context(certificate="client"), name)
+    assert both.run()[1] == [Handshaken()]
+    assert ((("commonName", "alice"),),) == both.server.object.getpeercert()["subject"]
+    assert isinstance(Pair(server, client_context(certificate="client-unknown"), name).run()[1][-1], CertificateError)
+
+
+@pytest.mark.parametrize("alert", ["0100", "0200", "02c8"])
+def test_whoever_gives_up_gets_no_alert_for_it(alert):
+    """With close_notify, or with an alert that has no name."""
+    both = pair()
+    both.client.next_event()
+    hello = both.client.data_to_send()
+    both.client.receive_data(bytes.fromhex("1503030002" + alert))
+    both.server.receive_data(hello)
+    both.server.next_event()
+    both.server.data_to_send()
+    both.server.receive_data(bytes.fromhex("1503030002" + alert))
+    for channel in (both.client, both.server):
+        channel.receive_data(b"")
+        with pytest.raises(
+            TlsError, match="closed in the middle of the handshake" if alert[2:] == "00" else "alert 200"
+        ):
+            channel.next_event()
+        assert channel.data_to_send() == b""
+
+
+def test_a_stranger_writes_no_lines_of_our_log(caplog):
+    """The name that a client asks for, and its own, are what it likes. So are those in a server's certificate."""
+    assert readable("a\x1b[31m\r\n= b\u202e ü") == "a\\x1b[31m\\x0d\\x0a= b\\x202e ü"
+    key, name = ec.generate_private_key(ec.SECP256R1()), "\x1b[31m red\r\n= fake"
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, now, now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
+    caplog.set_level(logging.INFO)
+    show_chain([builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)])
+    asked = SimpleNamespace(
+        hello=SimpleNamespace(server_name=name), getpeercert=lambda: {"subject": ((("commonName", name),),)},
+        version=str, cipher=list, selected_alpn_protocol=str, session_reused=False,
+    )  # fmt: skip
+    assert agreed(asked).isprintable()
+    assert len(caplog.messages) == 3
+    assert all(line.isprintable() for line in caplog.messages)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -1258,6 +1315,29 @@ async def test_the_http_client_over_tls():
     async with our_server() as (port, _):
         code, said = await run(sys.executable, "-m", "clients.http1", f"https://localhost:{port}/")
         assert (code, "Hello, network!" in said) == (0, True)
+
+
+async def test_a_key_log_that_cannot_be_written_is_named(monkeypatch):
+    monkeypatch.setenv("SSLKEYLOGFILE", "/nowhere/keys")
+    for program in ("servers.tls", "clients.tls"):
+        code, said = await run(sys.executable, "-m", program)
+        assert (code, "/nowhere/keys: no key log can be written: No such file" in said) == (2, True), said
+
+
+def test_a_client_needs_nothing_but_the_root(tmp_path, monkeypatch):
+    """The certificates may be another user's, and not to be made anew by us."""
+    certs.ensure(tmp_path)
+    (tmp_path / "server.key").unlink()
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "server.key.new"))
+
+    monkeypatch.setattr(contexts, "ensure", refuse)
+    client_context(folder=tmp_path)
+    with pytest.raises(PermissionError):
+        client_context(folder=tmp_path, certificate="client")
+    with pytest.raises(PermissionError):
+        server_context(folder=tmp_path)
 
 
 async def test_programs_that_cannot_run():
