@@ -91,10 +91,10 @@ def serving() -> None:
 
 
 def streaming() -> None:
-    print(f"\n100 MB, the best of {ROUNDS} in turns")
+    print(f"\n100 MB, the best of {3 * ROUNDS} in turns")
     with running(ours) as (port, _):
         best = {1: 0.0, 32: 0.0}
-        for _ in range(ROUNDS):
+        for _ in range(3 * ROUNDS):
             for streams in best:
                 url = f"http://127.0.0.1:{port}/bytes/{100_000_000 // streams}"
                 rate = requests_per_second(url, f"-n{streams}", "-c1", f"-m{streams}")
