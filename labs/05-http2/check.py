@@ -509,7 +509,7 @@ def as_integer(value: int, bits: int) -> bytes:
     "many are the length? What is its largest value, and how many bytes does that take?",
     where="Three bytes of length (of the payload alone), one of type, one of flags, four of stream, the most "
     "significant first. struct has no format for three bytes.",
-    code='size = len(payload)\nheader = struct.pack("!BHBBI", size >> 16, size & 0xFFFF, type, flags, stream)\n'
+    code='size = len(payload)\nheader = struct.pack(\n    "!BHBBI", size >> 16, size & 0xFFFF, type, flags, stream\n)\n'
     "return header + payload",
     seconds=PATIENCE,
 )
@@ -875,7 +875,7 @@ async def new_initial_size(c: Check) -> None:
     "was given back. Your ledger makes it 0, or more.",
     where="Keep the number as it is; only available() must not go below 0. DATA without a byte needs no window.",
     code="return max(0, min(self._windows[0], self._windows[stream]))\n...\n"
-    "if size > max(0, self._windows[stream]): ...    # so that no bytes always fit (§6.9.1)",
+    "if size > max(0, self._windows[stream]): ...  # no bytes always fit",
     seconds=PATIENCE,
 )
 async def below_zero(c: Check) -> None:
@@ -1221,7 +1221,7 @@ async def two_tables(c: Check) -> None:
     symptom="Your table keeps more than it may, or less: then the two ends mean different fields by the same index.",
     where="Sum up the sizes, each with its 32. While that is more than allowed, the oldest goes. An entry that is "
     "larger than the table empties it, and is no error.",
-    code="def size(self):\n    return sum(len(name) + len(value) + 32 for name, value in self._entries)\n...\n"
+    code="def size(self):\n    return sum(len(n) + len(v) + 32 for n, v in self._entries)\n...\n"
     "while self.size() > self._limit:\n    self._entries.pop()",
     seconds=PATIENCE,
 )
@@ -1485,7 +1485,7 @@ class Client:
     rfc="RFC 9113 §4: frames and field blocks; §3.4: the preface; RFC 7541: HPACK",
     symptom="A server around your pieces (talk.py) was asked by the Python library h2, and the answer was wrong.",
     where="Everything that h2 sends goes through your decoders, and what your server says through your encode().",
-    code="The steps above have all that is needed. `make http2-exercise` runs the server, curl can ask it.",
+    code="The steps above have all that is needed.\nRun the server (make http2-exercise), and ask it with curl.",
     seconds=PATIENCE,
 )
 async def foreign_client(c: Check) -> None:
