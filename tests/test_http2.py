@@ -1112,10 +1112,16 @@ async def test_who_reads_slowly_is_waited_for_and_who_stops_is_not():
 async def test_a_download_that_is_slower_than_we_are_is_whole():
     """Also when the server is told to end meanwhile."""
     curl = need_tool("curl")
-    async with http2.serve(idle_seconds=10 * TICK, grace_seconds=2 * TICK) as server:
+    asked = asyncio.Event()
+
+    def respond(request):
+        asked.set()
+        return site.respond(request)
+
+    async with http2.serve(idle_seconds=10 * TICK, grace_seconds=2 * TICK, respond=respond) as server:
         url = f"http://127.0.0.1:{server.address[1]}/bytes/20000000"
         download = asyncio.create_task(run(curl, "-sSf", "--http2-prior-knowledge", "--limit-rate", "20M", url))
-        await asyncio.sleep(6 * TICK)
+        await asked.wait()
     assert len(await download) == 20_000_000
 
 
