@@ -17,9 +17,11 @@ import pytest
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from labkit import catalog, quiz
 from labkit.catalog import ROOT
 from labkit.learner import load
-from tests.conftest import need_tool
+from labkit.run import run_experiment
+from tests.conftest import need_tool, need_wire
 
 LAB = ROOT / "labs" / "04-tls"
 check = load(LAB / "check.py", "labs_tls_check")
@@ -210,6 +212,29 @@ def test_on_random_names_openssl_agrees(openssl):
     assert 10 < sum(mine) < 50
     for pair, ours, theirs in zip(pairs, mine, openssl(cases), strict=True):
         assert ours == (theirs == "OK"), pair
+
+
+@pytest.mark.alone
+def test_the_quiz_asks_for_the_servers_alert_and_not_for_the_clients(tmp_path):
+    """The client whose server leaves without a word sends one, too, and it may be the first."""
+    need_wire()
+    need_tool("tshark")
+    lab = catalog.lab("tls")
+    (question,) = [one for one in quiz.questions(lab) if one.experiment == "without-a-word"]
+    assert run_experiment(lab, lab.experiment("without-a-word"), tmp_path / "capture.pcapng").state == "passed"
+    assert quiz.right_answer(lab, question, tmp_path / "capture.pcapng") == "70"
+
+
+def test_a_failure_shows_what_the_certificates_say():
+    told = []
+    listener = type("Told", (), {"did": lambda self, text: told.append(text)})()
+    (case,) = [case for case in all_cases() if "six authorities" in case.what]
+    check.tell(listener, "verify", case, {"late": True})
+    assert "    … and 26 more: .venv/bin/python -m certs show captures/tls-check-chain.pem" in told
+    assert check.in_words(case.chain[1]).endswith("CA; key usage key_cert_sign, crl_sign")
+    said = {text for one in all_cases() for made in one.path for text in check.says(made.certificate)}
+    assert {"no CA", "CA, path length 0", "for clientAuth", "permits lab, 10.0.0.0/8, 127.0.0.0/8",
+            "excludes secret.lab", "permits O=Lab", "1.3.6.1.4.1.32473.1, critical", "key usage crl_sign"} <= said  # fmt: skip
 
 
 def test_what_is_written_down_can_be_asked_again(tmp_path, monkeypatch):
