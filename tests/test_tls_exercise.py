@@ -234,7 +234,8 @@ def test_a_failure_shows_what_the_certificates_say():
     assert check.in_words(case.chain[1]).endswith("CA; key usage key_cert_sign, crl_sign")
     said = {text for one in all_cases() for made in one.path for text in check.says(made.certificate)}
     assert {"no CA", "CA, path length 0", "for clientAuth", "permits lab, 10.0.0.0/8, 127.0.0.0/8",
-            "excludes secret.lab", "permits O=Lab", "1.3.6.1.4.1.32473.1, critical", "key usage crl_sign"} <= said  # fmt: skip
+            "excludes secret.lab", "permits O=Lab",
+            "1.3.6.1.4.1.32473.1, critical", "key usage crl_sign"} <= said  # fmt: skip
 
 
 def test_what_is_written_down_can_be_asked_again(tmp_path, monkeypatch):
