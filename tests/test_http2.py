@@ -723,7 +723,7 @@ async def test_a_body_whose_stream_was_reset_gives_its_window_back():
 
 
 async def test_a_slow_body_may_take_its_time_and_a_slow_head_may_not():
-    async with http2.serve(head_seconds=16 * TICK) as server, peer_of(server) as peer:
+    async with http2.serve(head_seconds=16 * TICK, linger_seconds=10) as server, peer_of(server) as peer:
         peer.send(get(1, method="POST", flags=Flag.END_HEADERS))
         for byte in encode(data(1, b"hello there")):
             peer.writer.write(bytes([byte]))
