@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Listening(Protocol):
@@ -46,8 +46,16 @@ async def until_stopped(server: AbstractAsyncContextManager[Listening], log: log
             os._exit(130)
         stop.set()
 
+    def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """accept() without a free descriptor: asyncio waits a second and tries again. It needs a line, not a page."""
+        if isinstance(error := context.get("exception"), OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            log.info("! no more connections for a second: %s", error.strerror)
+        else:
+            clock.default_exception_handler(context)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         clock.add_signal_handler(number, stopped)
+    clock.set_exception_handler(failed)
     async with server as listening:
         log.info("= listening on %s port %d; Ctrl-C stops", *listening.address)
         await stop.wait()

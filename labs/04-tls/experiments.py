@@ -28,6 +28,7 @@ from labkit.learner import load
 from protocols.tls import Alert, ContentType, Extension, client_hello
 from protocols.tls import HandshakeType as Type
 from protocols.tls import alert as alert_record
+from protocols.tls_opened import key_log
 from servers import tls
 
 opened = load(Path(__file__).with_name("opened.py"), "labs_tls_opened")
@@ -125,16 +126,6 @@ async def meet(
     return ends
 
 
-@asynccontextmanager
-async def running(host: Host, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Enter an async context manager on a host's event loop: a server runs there while the experiment goes on here."""
-    entered = await host.run(manager.__aenter__())
-    try:
-        yield entered
-    finally:
-        await host.run(manager.__aexit__(None, None, None))
-
-
 @dataclass(frozen=True)
 class Recording:
     """What the wire has of one connection: all that each side sent, and each flight's bytes, the client's first.
@@ -174,7 +165,7 @@ def recording(net: Network, end: End) -> Recording:
 
 def secrets() -> dict[tuple[str, bytes], bytes]:
     """What both ends have logged so far: the wire puts it into the capture."""
-    return opened.key_log(os.environ["SSLKEYLOGFILE"])
+    return key_log(Path(os.environ["SSLKEYLOGFILE"]).read_text())
 
 
 def der(name: str) -> bytes:
@@ -564,7 +555,7 @@ async def without_a_word(net: Network) -> None:
 
     ours = tls.serve(*address, context=too_new)
     for name, server, size in (("asyncio", asyncios_own(), 0), ("the lab's server", ours, 7)):
-        async with running(net.server, server):
+        async with net.server.running(server):
             client = End(net.client.connect(net.server, net.port), too_old, "server.lab")
             await asyncio.to_thread(client.event)
             net.note(f"{name}: {client.error.reason if client.error else 'no error'}")
@@ -580,7 +571,7 @@ async def without_a_word(net: Network) -> None:
 def through(net: Network, change: middle.Change) -> AbstractAsyncContextManager[None]:
     """middle.py on the host in the middle, before the server."""
     here = net["middle"].address, net.port + 100
-    return running(net["middle"], middle.between(here, (net.server.address, net.port), change))
+    return net["middle"].running(middle.between(here, (net.server.address, net.port), change))
 
 
 @experiment(

@@ -1,37 +1,22 @@
 """What a recording of TLS holds, and what opens it: what Wireshark does with a key log, and a thief with a key.
 
-TLS 1.3 encrypts each direction with keys that are made of secrets which never travel. Whoever has such a secret has the
-key and the nonces (RFC 8446 §7.3), and so all that was said. The key log of a program that honours SSLKEYLOGFILE
-holds these secrets, a line each: `label client_random secret`.
+Who has the secret of a direction has its keys, and so all that was said: protocols/tls_opened.py makes them, record by
+record. A key log holds these secrets. Where a secret was encrypted for the server's key, that key will do, too.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from protocols.tls import ContentType, HandshakeType, Message, Messages, Record, Records, client_hello, server_hello
-
-SUITES = {  # RFC 8446 §B.4: how records are encrypted, the bytes of that key, the hash that makes it
-    0x1301: (AESGCM, 16, hashes.SHA256()),
-    0x1302: (AESGCM, 32, hashes.SHA384()),
-    0x1303: (ChaCha20Poly1305, 32, hashes.SHA256()),
-}
-Secrets = Mapping[tuple[str, bytes], bytes]  # (label, client random) → secret
-
-
-def key_log(path: str | Path) -> Secrets:
-    lines = (line.split() for line in Path(path).read_text().splitlines() if not line.startswith("#"))
-    return {(label, bytes.fromhex(random)): bytes.fromhex(secret) for label, random, secret in lines}
+from protocols.tls_opened import Opened, Secrets
 
 
 def records(stream: bytes) -> Iterator[Record]:
@@ -59,30 +44,13 @@ def opened(side: str, client: bytes, server: bytes, secrets: Secrets) -> Iterato
     *client* and *server* are the bytes that each has sent.
     """
     random = client_hello(next(messages(records(client))).body).random
-    aead, length, algorithm = SUITES[server_hello(next(messages(records(server))).body).cipher]
-    secret, number = secrets[f"{side}_HANDSHAKE_TRAFFIC_SECRET", random], 0
+    suite = server_hello(next(messages(records(server))).body).cipher
+    one = Opened(side, random, suite, secrets)
     for record in records(client if side == "CLIENT" else server):
-        if record.type == ContentType.CHANGE_CIPHER_SPEC:
-            continue  # It says nothing any more, and is there for old boxes on the way (RFC 8446 §D.4).
-        if record.type != ContentType.APPLICATION_DATA:
+        if record.type == ContentType.APPLICATION_DATA:
+            yield one.open(record)[0]
+        elif record.type != ContentType.CHANGE_CIPHER_SPEC:  # It is there for old boxes on the way (RFC 8446 §D.4).
             yield record
-            continue
-        key = aead(expand(secret, b"key", length, algorithm))
-        nonce = int.from_bytes(expand(secret, b"iv", 12, algorithm), "big") ^ number  # §5.3
-        header = bytes([record.type]) + record.version.to_bytes(2, "big") + len(record.data).to_bytes(2, "big")
-        inner = key.decrypt(nonce.to_bytes(12, "big"), record.data, header).rstrip(b"\0")  # §5.2: padding
-        yield (plain := Record(inner[-1], record.version, inner[:-1]))  # The real type hides behind the content.
-        number += 1
-        if HandshakeType.FINISHED in [
-            message.type for message in messages([plain])
-        ]:  # From here on other keys are used.
-            secret, number = secrets[f"{side}_TRAFFIC_SECRET_0", random], 0
-
-
-def expand(secret: bytes, label: bytes, length: int, algorithm: hashes.HashAlgorithm) -> bytes:
-    """HKDF-Expand-Label, without a context (RFC 8446 §7.1)."""
-    info = length.to_bytes(2, "big") + bytes([6 + len(label)]) + b"tls13 " + label + b"\0"
-    return HKDFExpand(algorithm, length, info).derive(secret)
 
 
 def stolen(key: Path, client: bytes, server: bytes) -> bytes | None:

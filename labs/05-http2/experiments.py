@@ -15,9 +15,9 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ import hpack
 
 from certs.contexts import client_context, server_context
 from clients.http2 import Client
-from labkit.lab import SYN, Drop, Host, Link, Network, experiment
+from labkit.lab import SYN, Drop, Link, Network, experiment
 from labkit.learner import load
 from protocols import http2_frames as http2
 from protocols.errors import RemoteProtocolError
@@ -50,20 +50,10 @@ BROWSER = [
 T = TypeVar("T")
 
 
-@asynccontextmanager
-async def running(host: Host, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Enter an async context manager on a host's event loop: a server runs there while the experiment goes on here."""
-    entered = await host.run(manager.__aenter__())
-    try:
-        yield entered
-    finally:
-        await host.run(manager.__aexit__(None, None, None))
-
-
 def serving(net: Network, **options: object) -> AbstractAsyncContextManager[object]:
     """servers/http2.py on the server host."""
     tls = server_context(alpn=("h2", "http/1.1"))
-    return running(net.server, server.serve(net.server.address, net.port, ssl=tls, **options))
+    return net.server.running(server.serve(net.server.address, net.port, ssl=tls, **options))
 
 
 @contextmanager
@@ -613,7 +603,7 @@ async def rapid_reset(net: Network) -> None:
         return talk
 
     tls = server_context(alpn=("h2",))
-    async with running(net.server, naive.serve(net.server.address, net.port, respond, tls)):
+    async with net.server.running(naive.serve(net.server.address, net.port, respond, tls)):
         talk = attack()
         talk.ping()
         net.exactly("requests begun, naive server", len(begun), 1000)
