@@ -18,7 +18,7 @@ def lab(monkeypatch):
         def experiments(self):
             return self.declared
 
-    return Lab("tcp", 1, catalog.lab("tcp").folder)
+    return Lab("tcp", 93, catalog.lab("tcp").folder)  # port 7093: others test on 7001
 
 
 def declare(lab, tries, measure):
