@@ -284,4 +284,6 @@ class Channel:
             return refusal
         if plain == Alert.NO_APPLICATION_PROTOCOL:
             text = "no application protocol in common"
+        elif reason == "WRONG_VERSION_NUMBER":
+            text += ": perhaps it speaks no TLS, but plain HTTP"
         return TlsError(text, plain or ANSWERS.get(reason))

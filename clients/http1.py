@@ -299,7 +299,8 @@ def main() -> int:
         # gaierror has its own numbers, below 0.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         why = f"nothing for {options.timeout:g} s" if late else why or str(error)
-        print(f"No answer from {options.url}: {why}. Is `make http1-server` running?", file=sys.stderr)
+        server = "tls-server" if options.url.startswith("https:") else "http1-server"
+        print(f"No answer from {options.url}: {why}. Is `make {server}` running?", file=sys.stderr)
         return 1 if late or broken else 2
     except KeyboardInterrupt:
         return 130
