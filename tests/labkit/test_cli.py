@@ -21,7 +21,28 @@ import pytest
 from tests.clone import fresh_clone
 from tests.conftest import TICK, cannot, need_tool, need_wire
 
-uses_port_7001 = pytest.mark.xdist_group("port 7001")  # One at a time may; tests/test_sheets.py uses it, too.
+
+def uses_port_7001(test):
+    """One at a time may (tests/test_sheets.py uses it, too), and only while nobody else on this machine does."""
+    return pytest.mark.xdist_group("port 7001")(pytest.mark.usefixtures("free_port_7001")(test))
+
+
+@pytest.fixture
+def free_port_7001():
+    end = time.monotonic() + 600 * TICK
+    while not is_free(7001):
+        assert time.monotonic() < end, "somebody listens on port 7001: is the lab's server running?"
+        time.sleep(TICK)
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @pytest.fixture(scope="module")
