@@ -7,12 +7,14 @@ that runs after it.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import inspect
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -63,6 +65,19 @@ def need_wire() -> None:
 def on_port(port: int, *values: object) -> object:
     """A set of parameters whose test uses a fixed port of this machine: one at a time may."""
     return pytest.param(*values, marks=pytest.mark.xdist_group(f"port {port}"))
+
+
+@pytest.fixture(autouse=True)
+def one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Of the tests of one group only one runs, whichever worker has it: the mark alone does not see to that."""
+    marker = request.node.get_closest_marker("xdist_group")
+    if marker is None:
+        yield
+        return
+    name = marker.args[0].replace(" ", "-")
+    with open(Path(tempfile.gettempdir()) / f"networking-lab-{os.getuid()}-{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 # --- The watch for leaks ------------------------------------------------------------------------
