@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
 import os
 import re
 import ssl
@@ -33,7 +32,7 @@ from typing import Generic, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakValueDictionary
 
-from certs.channel import TlsError
+from clients import command
 from clients.http1_connection import Body, Connection, Origin, Request, Sessions, collect, log, split, unzip
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http1 import Pairs, Response
@@ -283,27 +282,9 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=10, help="seconds without any progress")
     options = parser.parse_args()
     options.method = options.method or ("GET" if options.data is None else "POST")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
-    try:
-        return asyncio.run(show(options))
-    except (RemoteProtocolError, TlsError) as error:
-        log.info("! %s", error)
-        return 1
-    except LocalProtocolError as error:
-        print(f"Not sent: {error}.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        late = error.errno is None and isinstance(error, TimeoutError)  # ours; the kernel's has a number
-        broken = isinstance(error, ConnectionResetError | BrokenPipeError)  # there was a connection
-        # gaierror has its own numbers, below 0.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        why = f"nothing for {options.timeout:g} s" if late else why or str(error)
-        server = "tls-server" if options.url.startswith("https:") else "http1-server"
-        print(f"No answer from {options.url}: {why}. Is `make {server}` running?", file=sys.stderr)
-        return 1 if late or broken else 2
-    except KeyboardInterrupt:
-        return 130
+    server = "tls-server" if options.url.startswith("https:") else "http1-server"
+    late = f"nothing for {options.timeout:g} s"
+    return command.main(log, lambda: show(options), peer=options.url, server=server, late=late)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import re
 import ssl
@@ -27,6 +26,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from clients import command
 from clients.http1 import Answer, Client, redirected
 from clients.http1_connection import Request
 from protocols.errors import LocalProtocolError, RemoteProtocolError
@@ -308,28 +308,8 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=3, help="how many to wait for; 0: until Ctrl-C")
     parser.add_argument("--last-event-id", default="", help="the event that you have seen last")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("clients.http1").setLevel(logging.WARNING)  # The events are what is to be seen here.
-    logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
-    try:
-        asyncio.run(show(options))
-    except RemoteProtocolError as error:
-        log.info("! %s", error)
-        return 1
-    except LocalProtocolError as error:
-        print(f"Not sent: {error}.", file=sys.stderr)
-        return 2
-    except UnicodeError:  # from the encoding of names, IDNA
-        print(f"Cannot connect to {options.url!r}: that is no name of a host.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        # gaierror has its own numbers, below 0.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        print(f"No answer from {options.url}: {why or 'none in time'}. Is `make sse-server` running?", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return command.main(log, lambda: show(options), peer=options.url, server="sse-server")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from protocols.errors import LocalProtocolError, RemoteProtocolError
+from clients import command
+from protocols.errors import RemoteProtocolError
 from protocols.frames import MAXIMUM, Decoder, encode
 
 PORT = 7001
@@ -85,33 +86,15 @@ def main() -> int:
     options = parser.parse_args()
     if not 0 < options.port < 65536:
         parser.error(f"{options.port} is no port: they go from 1 to 65535")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.raiseExceptions = False  # Whoever reads our output may stop reading (| head).
     messages = [os.fsencode(message) for message in options.message]  # The bytes that were typed, UTF-8 or not.
-    try:
-        asyncio.run(ask(messages, options.host, options.port, timeout=options.timeout))
-    except RemoteProtocolError as error:
-        log.info("! %s", error)
-        return 1
-    except LocalProtocolError as error:
-        print(f"Not sent: {error}.", file=sys.stderr)
-        return 2
-    except UnicodeError:  # from the encoding of names, IDNA
-        print(f"Cannot connect to {options.host!r}: that is no name of a host.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        late = error.errno is None and isinstance(error, TimeoutError)  # ours; the kernel's has a number
-        broken = isinstance(error, ConnectionResetError | BrokenPipeError)  # there was a connection
-        # gaierror has its own numbers, below 0.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        why = f"not done within {options.timeout:g} s" if late else why or str(error)
-        print(
-            f"No answer from {options.host} port {options.port}: {why}. Is `make tcp-server` running?", file=sys.stderr
-        )
-        return 1 if late or broken else 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    async def show() -> None:
+        await ask(messages, options.host, options.port, timeout=options.timeout)
+
+    return command.main(
+        log, show, peer=f"{options.host} port {options.port}", host=options.host, server="tcp-server",
+        late=f"not done within {options.timeout:g} s",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
