@@ -9,10 +9,10 @@ A connection that is kept can be closed by the server at any moment, even while 
 nobody knows whether that was served. What may be served twice (GET, PUT, …) is sent again, once; POST is not.
 
 Run:   make http1-server   and in a second terminal   make http1-client
-Try:   python -m clients.http1 'http://127.0.0.1:7003/redirect?n=3'
-       python -m clients.http1 -d 'some words' -H 'Content-Type: text/plain' http://127.0.0.1:7003/
-       make tls-server   and   python -m clients.http1 https://localhost:7004/
-       python -m http.server -b 127.0.0.1 7103 &    python -m clients.http1 http://127.0.0.1:7103/README.md
+Try:   make http1-client ARGS='http://127.0.0.1:7003/redirect?n=3'
+       make http1-client ARGS='-d "some words" -H "Content-Type: text/plain" http://127.0.0.1:7003/'
+       make tls-server   and   make http1-client ARGS=https://localhost:7004/
+       python3 -m http.server -b 127.0.0.1 7103 &    make http1-client ARGS=http://127.0.0.1:7103/README.md
 Exit:  0 answered; 1 an error status, no proper answer, or none in time; 2 could not run (no connection, a bad
        argument); 130 Ctrl-C
 Left out on purpose: proxies, cookies, caching, trailers, passwords in URLs.

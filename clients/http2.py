@@ -9,9 +9,9 @@ Each request is a stream, and each stream has a window: who does not read on hol
 An https URL is HTTP/2 if the server agrees by ALPN; for an http URL both just have to know ("prior knowledge").
 
 Run:   make http2-server   and in a second terminal   make http2-client
-Try:   python -m clients.http2 --n 3        the second request's fields in fewer bytes: HPACK has seen them before
-       python -m clients.http2 --n 32 https://127.0.0.1:7005/bytes/100000      the streams' frames, mixed
-       nghttpd --no-tls 7105 -d . &    python -m clients.http2 http://127.0.0.1:7105/README.md
+Try:   make http2-client ARGS='--n 3'       the second request's fields in fewer bytes: HPACK has seen them before
+       make http2-client ARGS='--n 32 https://127.0.0.1:7005/bytes/100000'      the streams' frames, mixed
+       nghttpd --no-tls 7105 -d . &    make http2-client ARGS=http://127.0.0.1:7105/README.md
 Exit:  0 answered; 1 an error status, no proper answer, or none in time; 2 could not run (no connection, a bad
        argument); 130 Ctrl-C
 Left out on purpose: server push (refused), CONNECT, trailers of requests, HTTP/1.1 for servers that speak no HTTP/2

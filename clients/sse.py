@@ -5,8 +5,8 @@ When the stream ends or breaks, wait, connect again, and say which event was the
 the next time, either.
 
 Run:   make sse-server   and in a second terminal   make sse-client
-Try:   python -m clients.sse http://127.0.0.1:7009/events --events 0     then stop the server, and start it again
-       python -m clients.sse --last-event-id 1 http://127.0.0.1:7009/events
+Try:   make sse-client ARGS='--events 0'            then stop the server, and start it again
+       make sse-client ARGS='--last-event-id 1'
 Exit:  0 the events have come, or the server said that there are no more; 1 it answered with something else; 2 could not
        run (a bad argument, or nobody answers); 130 Ctrl-C
 Left out on purpose: Retry-After, cookies, compressed streams.

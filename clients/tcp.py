@@ -5,7 +5,7 @@ at once. The FIN waits until the last answer is here: a server should go on answ
 experiment), but some take it for a good-bye (`ncat --exec` does).
 
 Run:   make tcp-server   and in a second terminal   make tcp-client
-Try:   python -m clients.tcp hello "two words"
+Try:   make tcp-client ARGS='hello "two words"'
        socat TCP-LISTEN:7001,bind=127.0.0.1,reuseaddr,fork EXEC:cat     any echo server will answer it
 Exit:  0 answered; 1 the server did not answer as wanted, or not in time; 2 could not run (no connection, a bad
        argument); 130 Ctrl-C

@@ -4,10 +4,10 @@ It shows a connection twice: what goes over the wire, as anybody on the way sees
 inside. The connection itself is clients/tls_stream.py, the settings are certs/contexts.py.
 
 Run:   make tls-server   and in a second terminal   make tls-client
-Try:   python -m clients.tls --resume                    the second handshake needs no certificate
-       python -m clients.tls --tls12                     one round trip more, and the certificates in the clear
-       python -m clients.tls --name www.lab              another certificate; --name bank.example is refused
-       python -m clients.tls --cert client               says who we are, to a server that asks (--clients optional)
+Try:   make tls-client ARGS=--resume                the second handshake needs no certificate
+       make tls-client ARGS=--tls12                 one round trip more, and the certificates in the clear
+       make tls-client ARGS='--name www.lab'        another certificate; --name bank.example is refused
+       make tls-client ARGS='--cert client'         says who we are, to a server that asks (--clients optional)
        openssl s_server -accept 7104 -cert certs/server.pem -key certs/server.key -www    and then --port 7104
 Exit:  0 agreed; 1 refused, by us or by the server, or not in time; 2 could not run (no connection, a bad argument);
        130 Ctrl-C

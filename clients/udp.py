@@ -1,6 +1,6 @@
 r"""A datagram may be lost, late, doubled or a stranger's: a client needs a timer, a retry, and to know its answer.
 
-Run:   make udp-client                      or: python -m clients.udp hello world
+Run:   make udp-client                      or: make udp-client ARGS='hello world'
 Try:   it against a server we did not write: socat -u UDP-LISTEN:7002,fork EXEC:/bin/false
        (no answer ever comes: the client tries 4 times, and waits twice as long each time)
 

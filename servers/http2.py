@@ -8,7 +8,8 @@ Run:   make http2-server                            over TLS; --plain without
 Try:   curl -i --cacert certs/root.pem https://localhost:7005/
        nghttp -nv https://localhost:7005/tiles      every frame, and its stream
        h2load -n 10000 -c 1 -m 32 https://localhost:7005/
-       python -m servers.http2 --plain --port 8080  and then:   curl -i --http2-prior-knowledge http://127.0.0.1:8080/
+       make http2-server ARGS='--plain --port 8080'   and then
+       curl -i --http2-prior-knowledge http://127.0.0.1:8080/
 Left out on purpose: server push, which browsers have given up; the old tree of priorities (RFC 9113 §5.3.2); Upgrade:
 h2c (§3.1); CONNECT and what is built on it.
 """

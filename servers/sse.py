@@ -14,7 +14,7 @@ Try:   make sse-client
        curl -N http://127.0.0.1:7009/events
        curl -N http://127.0.0.1:7009/events -H 'Last-Event-ID: 1'
        curl -d 'hello, all' http://127.0.0.1:7009/
-       python -m servers.sse --log captures/events.log       and kill -9 it as often as you like
+       make sse-server ARGS='--log captures/events.log'       and kill -9 it as often as you like
 Left out on purpose: who may publish or listen, topics, a log that is cut when it grows, sharing it between servers.
 """
 
