@@ -39,7 +39,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from labkit import kernel, pcapng
-from labkit.link import Drop, Link
+from labkit.link import Drop, Link, Rebind
 from labkit.packets import ACK, FIN, PSH, RST, SYN
 from labkit.sandbox import CannotRun, Event, Inside, World
 
@@ -310,6 +310,15 @@ class Network:
         """Cut all cables: whatever is sent from now on is lost. `set_link` mends them."""
         self.set_link(Link(cut=True))
 
+    def rebind(self, host: str = "client", *, address: bool = False) -> None:
+        """Let the NAT in front of a host forget what it knew; the first time, put one there.
+
+        From now on the others see what the host sends come from other ports, and (*address*) from another address, too.
+        What they still send to the old ones is lost. Nobody is told. The capture shows the host's own view; each
+        packet's `fate` names the port that others see, and so does a capture from their side (VANTAGE=server).
+        """
+        self._order(Rebind(host, address))
+
     def packets(self) -> list[Seen]:
         """All packets of this experiment that the wire has seen so far, in the order of the capture."""
         if self.capture is None or self.control is None:
@@ -319,7 +328,7 @@ class Network:
         records = (record for record in pcapng.read(self.capture) if record.section == self.section)
         return seen(records, names)
 
-    def _order(self, order: dict[tuple[str, str], Link]) -> None:
+    def _order(self, order: dict[tuple[str, str], Link] | Rebind) -> None:
         if self.control is None:
             raise CannotRun("This needs the wire, which this machine cannot build.")
         self.control.send(pickle.dumps(order))

@@ -2,7 +2,7 @@
 
 The wire asks `Direction.offer(now, packet)` for every packet and gets a verdict. Chance comes from
 a seed and is drawn in the same order for every packet, so the same seed and the same traffic give
-the same fate, packet by packet.
+the same fate, packet by packet. Where there is a NAT in front of a host, the wire asks that, too.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass, field, replace
+from socket import inet_ntoa
+from struct import unpack_from
+from typing import NamedTuple
 
-from labkit.packets import SYN, Packet, decode
+from labkit.packets import SYN, Packet, decode, readdressed
 
 MS = 1_000_000  # nanoseconds
 
@@ -230,6 +233,69 @@ class Direction:
                 if not found and rule.hits(self._counts[i]):
                     found = f"the {_ordinal(self._counts[i])} {rule.kind}"
         return found
+
+
+class Rebind(NamedTuple):
+    """An order to the wire: the NAT in front of a host forgets all it knew."""
+
+    host: str
+    address: bool  # It also gets another address outside.
+
+
+_TCP, _UDP = 6, 17
+_OUTSIDE = 61001  # the first port that a NAT gives: no host of ours takes one from up there by itself
+
+
+@dataclass
+class Nat:
+    """A home router: what the host behind it sends, leaves from the router's address and from a port of its choice.
+
+    It remembers which port it gave to whom, and hands on what comes back to that port, from wherever (RFC 4787 §4.1,
+    §5: endpoint-independent). It forgets when it is restarted, or when a flow was silent for a while; then whatever
+    the host sends next gets another port, and what still comes for the old one is for nobody. Nobody is told.
+    """
+
+    inside: bytes  # the host's address
+    outside: bytes  # the address that others see
+    _ports: dict[tuple[int, int], int] = field(default_factory=dict)  # protocol and port inside → port outside
+    _owners: dict[tuple[int, int], int] = field(default_factory=dict)  # protocol and port outside → port inside
+    _next: int = _OUTSIDE
+
+    def rebind(self, outside: bytes) -> None:
+        """Forget it all. The ports that were given are not given again soon."""
+        self.outside = outside
+        self._ports.clear()
+        self._owners.clear()
+
+    def leaving(self, data: bytes) -> tuple[bytes, str]:
+        """The packet as others see it, and a note. (A fragment without ports only gets the address.)"""
+        kind, port, _ = _flow(data)
+        seen = self._ports.get((kind, port), 0)
+        if not seen and kind in (_TCP, _UDP) and port:
+            seen = self._ports[kind, port] = self._next
+            self._owners[kind, seen] = port
+            self._next = self._next + 1 if self._next < 65535 else _OUTSIDE
+        return readdressed(data, source=(self.outside, seen)), f"the NAT sends it from {self._named(seen)}"
+
+    def arriving(self, data: bytes) -> tuple[bytes, str]:
+        """The packet as the host gets it, and a note; b"" when it is for nobody (any more)."""
+        kind, _, port = _flow(data)
+        owner = self._owners.get((kind, port), 0)
+        if data[16:20] != self.outside or (port and not owner):
+            return b"", f"dropped: the NAT knows nobody at {inet_ntoa(data[16:20])} port {port}"
+        return readdressed(data, destination=(self.inside, owner)), f"it came to the NAT for {self._named(port)}"
+
+    def _named(self, port: int) -> str:
+        return inet_ntoa(self.outside) + (f" port {port}" if port else "")
+
+
+def _flow(data: bytes) -> tuple[int, int, int]:
+    """Protocol, source port and destination port of an IPv4 packet; ports are 0 where there are none."""
+    header = (data[0] & 15) * 4
+    if data[9] not in (_TCP, _UDP) or unpack_from("!H", data, 6)[0] & 0x1FFF or len(data) < header + 4:
+        return data[9], 0, 0
+    source, destination = unpack_from("!HH", data, header)
+    return data[9], source, destination
 
 
 def _ordinal(n: int) -> str:

@@ -1,14 +1,15 @@
 """What the workbench reads out of a packet: IPv4, TCP, UDP and ICMP headers, no more.
 
 Enough to draw a ladder, to name a packet that the wire shall drop, and for an experiment to count
-what it caused. Everything above that is the dissector's work (see labkit/evidence.py).
+what it caused. Everything above that is the dissector's work (see labkit/evidence.py). And what a NAT
+writes into one: other addresses and ports.
 """
 
 from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from struct import unpack_from
+from struct import pack, unpack_from
 
 # Flags in the order in which people say them (RFC 9293 §3.1).
 _FLAGS = ((0x02, "SYN"), (0x01, "FIN"), (0x04, "RST"), (0x08, "PSH"), (0x10, "ACK"), (0x20, "URG"))
@@ -99,3 +100,47 @@ def _tcp_options(options: bytes) -> tuple[tuple[tuple[int, int], ...], int | Non
             scale = options[at + 2]
         at += size
     return sack, scale
+
+
+Address = tuple[bytes, int]  # of IPv4 in four bytes, and a port
+
+_CHECKSUM_AT = {6: 16, 17: 6}  # bytes behind the IP header: of TCP (RFC 9293 §3.1), of UDP (RFC 768)
+
+
+def readdressed(data: bytes, *, source: Address | None = None, destination: Address | None = None) -> bytes:
+    """The IPv4 packet with another source or destination; only what has ports (TCP, UDP) gets another port.
+
+    Its checksums are not computed anew but corrected by what has changed, as routers do it (RFC 1624 §3). So what was
+    damaged stays damaged, and the first fragment of a datagram, which has the checksum of the whole, is enough.
+    """
+    changed = bytearray(data)
+    header = (data[0] & 15) * 4
+    for at, new in ((12, source), (16, destination)):
+        if new is not None:
+            changed[at : at + 4] = new[0]
+    _correct(changed, 10, data[12:20], changed[12:20])
+    at = _CHECKSUM_AT.get(data[9], 0)
+    if (
+        not at or unpack_from("!H", data, 6)[0] & 0x1FFF or len(data) < header + at + 2
+    ):  # A later fragment has no ports.
+        return bytes(changed)
+    for where, new in ((header, source), (header + 2, destination)):
+        if new is not None:
+            changed[where : where + 2] = pack("!H", new[1])
+    if data[9] == 6 or data[header + at : header + at + 2] != b"\0\0":  # UDP may have none (RFC 768).
+        before = data[12:20] + data[header : header + 4]  # The addresses count, too: the pseudo header.
+        _correct(changed, header + at, before, changed[12:20] + changed[header : header + 4])
+        if data[9] == 17 and changed[header + at : header + at + 2] == b"\0\0":
+            changed[header + at : header + at + 2] = b"\xff\xff"  # Zero would say: none.
+    return bytes(changed)
+
+
+def _correct(packet: bytearray, at: int, before: bytes, after: bytearray) -> None:
+    """Set the checksum at *at* right, now that *after* stands where *before* stood: HC' = ~(~HC + ~m + m')."""
+    (checksum,) = unpack_from("!H", packet, at)
+    words = len(before) // 2
+    total = 0xFFFF - checksum + words * 0xFFFF - sum(unpack_from(f"!{words}H", before))
+    total += sum(unpack_from(f"!{words}H", after))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    packet[at : at + 2] = pack("!H", 0xFFFF - total)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, permutations
 
-from labkit.link import MS, Direction, Link, Verdict
+from labkit.link import MS, Direction, Link, Nat, Rebind, Verdict
 from labkit.pcapng import Writer
 
 # <linux/if_packet.h>
@@ -106,6 +106,8 @@ class Wire:
     *vantage* is the host whose view is recorded: what it sends when it is sent, what it receives when
     it arrives. Packets that never touch it are recorded where they were sent. One copy of each, for a
     dissector takes a second copy for a retransmission. None records every host's own view.
+
+    A host behind a NAT sees its own address; what the others see is in their views, and in the comments.
     """
 
     ports: Mapping[str, Port]
@@ -121,6 +123,7 @@ class Wire:
     _last_stamp: int = 0
     _last_packet: int = 0
     _flush_at: int = 0
+    _nats: dict[int, Nat] = field(default_factory=dict)  # host's number → what is in front of it
 
     def __post_init__(self) -> None:
         names = list(self.ports)
@@ -173,33 +176,55 @@ class Wire:
         """Decide on the frames that a host has sent."""
         now = self._last_packet = time.monotonic_ns()
         ahead = time.time_ns() - now  # from the monotonic clock to the one that stamps
-        routes = self._routes[source]
+        routes, nat = self._routes[source], self._nats.get(source)
         for stamp, frame in frames:
             route = routes.get(frame[30:34])  # the destination in the IP header
             if route is None:
                 self._record(source, stamp, frame, "dropped: no host has this address")
                 continue
+            own, renamed = frame, ""
+            if nat:
+                packet, renamed = nat.leaving(frame[_ETHERNET:])
+                frame = frame[:_ETHERNET] + packet
             direction = route.direction
             if direction.perfect and len(frame) <= direction.link.mtu + _ETHERNET:
                 if route.record_sent:
-                    self._record(source, stamp, frame)
-                self._deliver(route, frame)
+                    self._record(source, stamp, own, renamed)
+                self._deliver(route, frame, renamed)
                 continue
             verdict = direction.offer(min(stamp - ahead, now), frame[_ETHERNET:])
             if verdict.arrivals and len(self._heap) >= _IN_FLIGHT:
                 verdict = Verdict((), f"dropped: {_IN_FLIGHT} packets are on the cables")
-            if route.record_sent or not verdict.arrivals:
-                self._record(source, stamp, frame, verdict.note)
+            note = ", ".join(filter(None, (verdict.note, renamed)))
+            if route.record_sent:
+                self._record(source, stamp, own, note)
+            elif not verdict.arrivals:  # It never came to whose view this is: so as it would have seen it.
+                self._record(source, stamp, self._behind_nat(route, frame)[0] or frame, note)
             for arrival in verdict.arrivals:
-                heapq.heappush(self._heap, (arrival, next(self._order), route, frame, verdict.note))
+                heapq.heappush(self._heap, (arrival, next(self._order), route, frame, note))
 
     def _deliver(self, route: Route, frame: bytes, note: str = "") -> None:
+        if route.target in self._nats:
+            inside, renamed = self._behind_nat(route, frame)
+            if not inside:
+                if not route.record_sent:
+                    self._record(route.source, time.time_ns(), frame, renamed)
+                return
+            frame, note = inside, ", ".join(filter(None, (note, renamed)))
         if route.record_received:
             self._record(route.target, time.time_ns(), frame, note)
         try:
             route.send(frame)
         except OSError:  # ENOBUFS, ENETDOWN: as a cable loses what nobody takes.
             pass
+
+    def _behind_nat(self, route: Route, frame: bytes) -> tuple[bytes, str]:
+        """A frame as its host gets it, and a note; b"" when its NAT, if it has one, knows nobody whom it is for."""
+        nat = self._nats.get(route.target)
+        if nat is None:
+            return frame, ""
+        packet, note = nat.arriving(frame[_ETHERNET:])
+        return frame[:_ETHERNET] + packet if packet else b"", note
 
     # -- the record ------------------------------------------------------------------------------
 
@@ -220,14 +245,17 @@ class Wire:
     # -- control ---------------------------------------------------------------------------------
 
     def obey(self, control: socket.socket) -> bool:
-        """Carry out one order of the experiment: other links, or none: "all that was sent is recorded".
+        """Carry out one order of the experiment: other links, or none: "all that was sent is recorded"; or a Rebind.
 
         False when there will be no more.
         """
         try:
             order = pickle.loads(control.recv(_LONGEST_ORDER))
-            for pair, link in order.items():
-                self._directions[pair].change(link)
+            if isinstance(order, Rebind):
+                self._rebind(order)
+            else:
+                for pair, link in order.items():
+                    self._directions[pair].change(link)
             for _ in range(2 * _SLOTS // _BATCH):  # Not for ever: somebody may be sending all the time.
                 if not self.forward():
                     break
@@ -236,6 +264,19 @@ class Wire:
         except (EOFError, ConnectionError):
             return False
         return True
+
+    def _rebind(self, order: Rebind) -> None:
+        """Put a NAT in front of a host, or let the one that is there forget."""
+        target = list(self.ports).index(order.host)
+        inside = next(address for address, name in self.addresses.items() if name == order.host)
+        nat = self._nats.setdefault(target, Nat(inside, inside))
+        outside = nat.outside
+        if order.address:  # Counted down from the top of the network, where no host is.
+            outside = inside[:3] + bytes([254 if outside == inside else outside[3] - 1])
+        nat.rebind(outside)
+        for i, routes in enumerate(self._routes):
+            if i != target:
+                routes[outside] = routes[inside]
 
     def linger(self, seconds: float) -> None:
         """Forward until the network is silent, so that the last FIN and its ACK are on record."""

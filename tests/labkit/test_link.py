@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.link import MS, Direction, Drop, Link
-from labkit.packets import ACK, SYN
+from labkit.link import MS, Direction, Drop, Link, Nat
+from labkit.packets import ACK, SYN, decode
 
 SECOND = 1000 * MS
 
@@ -205,3 +205,86 @@ def test_a_link_says_what_it_is() -> None:
     assert str(Link(delay_ms=25, loss=0.02, rate_mbit=8)) == "25 ms, 2 % loss, 8 Mbit/s, queue 100"
     assert Link(mtu=1400).is_perfect
     assert not Link(cut=True).is_perfect
+
+
+HERE, THERE, OUTSIDE = (socket.inet_aton(f"10.0.0.{i}") for i in (1, 2, 254))
+
+
+def ends(data: bytes) -> tuple[str, int, str, int]:
+    packet = decode(data)
+    assert packet is not None
+    return packet.source, packet.source_port, packet.destination, packet.destination_port
+
+
+def answer_to(data: bytes) -> bytes:
+    """A datagram back to whom this one seems to come from."""
+    _, port, _, to = ends(data)
+    answer = udp(b"answer", to=port, source=to)
+    return answer[:12] + data[16:20] + data[12:16] + answer[20:]
+
+
+def test_a_nat_gives_each_flow_a_port_and_finds_it_again() -> None:
+    nat = Nat(HERE, OUTSIDE)
+    first, note = nat.leaving(udp(b"hello", source=50000))
+    second, _ = nat.leaving(udp(b"hello", source=50001))
+    assert ends(first) == ("10.0.0.254", 61001, "10.0.0.2", 7002)
+    assert note == "the NAT sends it from 10.0.0.254 port 61001"
+    assert ends(second)[1] == 61002
+    assert ends(nat.leaving(udp(b"more", source=50000))[0]) == ends(first)
+    back, note = nat.arriving(answer_to(first))
+    assert ends(back) == ("10.0.0.2", 7002, "10.0.0.1", 50000)
+    assert note == "it came to the NAT for 10.0.0.254 port 61001"
+
+
+def test_tcp_and_udp_have_ports_of_their_own() -> None:
+    nat = Nat(HERE, HERE)
+    ports = [ends(nat.leaving(packet)[0])[1] for packet in (tcp(source=50000), udp(source=50000), tcp(source=50000))]
+    assert ports == [61001, 61002, 61001]
+
+
+def test_a_nat_that_has_forgotten_gives_another_port_and_drops_what_comes_for_the_old_one() -> None:
+    nat = Nat(HERE, HERE)
+    before, _ = nat.leaving(udp(source=50000))
+    nat.rebind(HERE)
+    dropped = (b"", "dropped: the NAT knows nobody at 10.0.0.1 port 61001")
+    assert nat.arriving(answer_to(before)) == dropped
+    after, _ = nat.leaving(udp(source=50000))
+    assert ends(after)[1] == 61002
+    assert nat.arriving(answer_to(before)) == dropped
+    assert ends(nat.arriving(answer_to(after))[0])[3] == 50000
+
+
+def test_a_nat_with_another_address_knows_the_old_one_no_more() -> None:
+    nat = Nat(HERE, HERE)
+    before, _ = nat.leaving(udp(source=50000))
+    nat.rebind(OUTSIDE)
+    after, _ = nat.leaving(udp(source=50000))
+    assert ends(after)[0] == "10.0.0.254"
+    to_the_old = answer_to(after)[:16] + HERE + answer_to(after)[20:]
+    assert nat.arriving(to_the_old)[1] == "dropped: the NAT knows nobody at 10.0.0.1 port 61002"
+    assert nat.arriving(answer_to(before))[0] == b""
+
+
+def test_what_has_no_ports_gets_the_address_only() -> None:
+    nat = Nat(HERE, OUTSIDE)
+    for packet in (ip(bytes([8, 0]) + bytes(6), 1), ip(b"rest of it", 17, offset=1480)):
+        assert nat.leaving(packet)[0][20:] == packet[20:]
+        assert nat.leaving(packet)[0][12:16] == OUTSIDE
+        back = nat.arriving(packet[:12] + THERE + OUTSIDE + packet[20:])[0]
+        assert (back[16:20], back[20:]) == (HERE, packet[20:])
+
+
+def test_ports_never_run_out() -> None:
+    nat = Nat(HERE, HERE)
+    ports = [ends(nat.leaving(udp(source=1 + i % 60000))[0])[1] for i in range(4535)]
+    nat.rebind(HERE)
+    assert ports == list(range(61001, 65536))
+    assert ends(nat.leaving(udp(source=9))[0])[1] == 61001
+
+
+@given(st.binary(max_size=40), st.sampled_from([1, 6, 17, 99]), st.integers(0, 100), st.booleans())
+def test_a_nat_takes_any_packet(body: bytes, protocol: int, offset: int, more: bool) -> None:
+    nat = Nat(HERE, OUTSIDE)
+    packet = ip(body, protocol, 8 * offset, more)
+    assert len(nat.leaving(packet)[0]) == len(packet)
+    nat.arriving(packet)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.packets import ACK, SYN, decode
+from labkit.packets import ACK, SYN, Address, decode, readdressed
 from tests.labkit.test_link import ip, tcp, udp
 
 SYN_WITH_OPTIONS = bytes.fromhex(
@@ -76,3 +78,77 @@ def test_any_body_decodes(body: bytes, protocol: int, more: bool) -> None:
     packet = decode(ip(body, protocol, more=more))
     assert packet is not None
     assert packet.length == 20 + len(body)
+
+
+def summed(data: bytes) -> int:
+    """The Internet checksum (RFC 1071): 0 over what has the right one."""
+    data += bytes(len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return 0xFFFF - total
+
+
+def is_sound(packet: bytes) -> bool:
+    """Are all checksums of a TCP or UDP packet right, computed anew?"""
+    body = packet[20:]
+    pseudo = packet[12:20] + struct.pack("!BBH", 0, packet[9], len(body))
+    return summed(packet[:20]) == 0 and summed(pseudo + body) == 0
+
+
+def with_checksums(packet: bytes) -> bytes:
+    """The same packet (IPv4 without options) with the right checksums."""
+    at = 20 + {6: 16, 17: 6}[packet[9]]
+    sound = bytearray(packet)
+    sound[10:12] = sound[at : at + 2] = bytes(2)
+    sound[10:12] = struct.pack("!H", summed(bytes(sound[:20])))
+    pseudo = bytes(sound[12:20]) + struct.pack("!BBH", 0, sound[9], len(sound) - 20)
+    # RFC 768: UDP writes a sum of zero as its other form, for zero says that there is none.
+    sound[at : at + 2] = struct.pack("!H", summed(pseudo + bytes(sound[20:])) or (0xFFFF if packet[9] == 17 else 0))
+    return bytes(sound)
+
+
+addresses = st.tuples(st.binary(min_size=4, max_size=4), st.integers(1, 65535))
+
+
+@given(st.sampled_from([tcp, udp]), st.binary(max_size=64), st.none() | addresses, st.none() | addresses)
+def test_a_packet_with_other_addresses_is_sound_and_otherwise_the_same(
+    made, payload: bytes, source: Address | None, destination: Address | None
+) -> None:
+    before = with_checksums(made(payload))
+    assert is_sound(before)
+    after = readdressed(before, source=source, destination=destination)
+    assert is_sound(after)
+    was, now = decode(before), decode(after)
+    assert was is not None
+    assert now is not None
+    assert now.payload == was.payload
+    assert len(after) == len(before)
+    here, there = source or (before[12:16], was.source_port), destination or (before[16:20], was.destination_port)
+    assert (after[12:16], now.source_port, after[16:20], now.destination_port) == (*here, *there)
+    assert readdressed(after, source=(before[12:16], was.source_port),
+                       destination=(before[16:20], was.destination_port)) == before  # fmt: skip
+
+
+def test_a_sum_that_comes_out_as_zero_is_not_written_as_none() -> None:
+    ports = {readdressed(with_checksums(udp(b"x")), source=(b"\n\0\0\1", port))[26:28] for port in range(1, 65536)}
+    assert b"\0\0" not in ports
+    assert b"\xff\xff" in ports
+
+
+def test_what_has_no_checksum_keeps_none_and_what_is_damaged_stays_damaged() -> None:
+    other = (b"\n\0\0\xfe", 61001)
+    bare, damaged = udp(b"hi"), bytearray(with_checksums(udp(b"hi")))
+    assert readdressed(bare, source=other)[26:28] == bytes(2)
+    damaged[-1] ^= 1
+    assert not is_sound(readdressed(bytes(damaged), source=other))
+
+
+def test_of_a_fragment_only_the_address_changes() -> None:
+    first, later = ip(udp(bytes(20))[20:], 17, more=True), ip(b"1234rest", 17, offset=1480)
+    other = (b"\n\0\0\xfe", 61001)
+    assert readdressed(later, source=other)[20:] == b"1234rest"
+    assert readdressed(later, source=other)[12:16] == other[0]
+    assert readdressed(first, source=other)[20:22] == struct.pack("!H", 61001)
+    for size in (20, 24, 26):  # Too short for a checksum: no port is written either.
+        assert readdressed(first[:size], source=other)[20:] == first[20:size]

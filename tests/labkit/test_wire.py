@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from labkit import kernel, pcapng
-from labkit.link import Drop, Link
+from labkit.link import Drop, Link, Rebind
 from labkit.sandbox import CannotRun, Inside, World, run
 from tests.conftest import TICK, need_tool, need_wire
 
@@ -50,7 +50,7 @@ def at(inside: Inside, host: str, kind: int = socket.SOCK_STREAM, port: int = 0)
     return made
 
 
-def order(inside: Inside, links: dict[tuple[str, str], Link]) -> None:
+def order(inside: Inside, links: dict[tuple[str, str], Link] | Rebind) -> None:
     inside.control.send(pickle.dumps(links))
     assert inside.control.recv(16) == b"done"
 
@@ -284,6 +284,103 @@ def test_memory_does_not_grow_with_the_traffic(tmp_path: Path) -> None:
 
     assert play(main, capture=tmp_path / "x.pcapng")["grown"] < 8000  # kB, for 100 MB of traffic
     assert (tmp_path / "x.pcapng").stat().st_size > 105_000_000
+
+
+def rebound(inside: Inside) -> None:
+    """A datagram to the server and back, three times: no NAT yet, one that has forgotten, one with another address."""
+    server, client = at(inside, "server", socket.SOCK_DGRAM, 7002), at(inside, "client", socket.SOCK_DGRAM, 50000)
+    client.connect(server.getsockname())
+    peers: list[tuple[str, int]] = []
+    for address in (None, False, True):
+        if address is not None:
+            order(inside, Rebind("client", address))
+        client.send(b"hello")
+        _, peer = server.recvfrom(10)
+        if peers:
+            server.sendto(b"too late", peers[-1])
+        server.sendto(b"answer", peer)
+        assert client.recv(20) == b"answer"  # With a checksum that the kernel takes.
+        peers.append(peer)
+    inside.emit({"peers": peers})
+
+
+def told(capture: Path) -> list[tuple[str, int, str, int, str]]:
+    """Who sent to whom, as the capture has it, and what the wire's comment says behind the delay."""
+    found = []
+    for record in pcapng.read(capture):
+        packet = record.decoded()
+        assert packet is not None
+        note = record.comment.removeprefix("wire: ").removeprefix("delayed 1.0 ms").removeprefix(", ")
+        found.append((packet.source, packet.source_port, packet.destination, packet.destination_port, note))
+    return found
+
+
+def test_a_nat_that_forgets_changes_port_and_address(tmp_path: Path) -> None:
+    """Seen from the client nothing has changed; the comments tell, and what is sent to the old ports is lost."""
+    capture, links = tmp_path / "x.pcapng", dict.fromkeys(BOTH, Link(delay_ms=1))
+    peers = play(rebound, capture=capture, links=links)["peers"]
+    assert peers == [["10.0.0.1", 50000], ["10.0.0.1", 61001], ["10.0.0.254", 61002]]
+    there, back = ("10.0.0.1", 50000, "10.0.0.2", 7002), ("10.0.0.2", 7002, "10.0.0.1", 50000)
+    assert told(capture) == [
+        (*there, ""),
+        (*back, ""),
+        (*there, "the NAT sends it from 10.0.0.1 port 61001"),
+        (*back, "dropped: the NAT knows nobody at 10.0.0.1 port 50000"),
+        (*back, "it came to the NAT for 10.0.0.1 port 61001"),
+        (*there, "the NAT sends it from 10.0.0.254 port 61002"),
+        ("10.0.0.2", 7002, "10.0.0.1", 61001, "dropped: the NAT knows nobody at 10.0.0.1 port 61001"),
+        (*back, "it came to the NAT for 10.0.0.254 port 61002"),
+    ]
+
+
+def test_the_servers_side_of_a_nat(tmp_path: Path) -> None:
+    capture, links = tmp_path / "x.pcapng", dict.fromkeys(BOTH, Link(delay_ms=1))
+    play(rebound, capture=capture, links=links, vantage="server")
+    from_client = [(source, port, note) for source, port, _, to, note in told(capture) if to == 7002]
+    assert from_client == [
+        ("10.0.0.1", 50000, ""),
+        ("10.0.0.1", 61001, "the NAT sends it from 10.0.0.1 port 61001"),
+        ("10.0.0.254", 61002, "the NAT sends it from 10.0.0.254 port 61002"),
+    ]
+    to_client = [(target, port) for source, _, target, port, _ in told(capture) if source == "10.0.0.2"]
+    assert to_client == [("10.0.0.1", 50000)] * 2 + [("10.0.0.1", 61001)] * 2 + [("10.0.0.254", 61002)]
+
+
+def test_what_is_lost_on_the_way_to_a_nat_is_seen_as_it_would_have_come(tmp_path: Path) -> None:
+    def main(inside: Inside) -> None:
+        order(inside, Rebind("client", False))
+        server, client = at(inside, "server", socket.SOCK_DGRAM, 7002), at(inside, "client", socket.SOCK_DGRAM, 50000)
+        client.sendto(b"hello", server.getsockname())
+        server.sendto(b"answer", server.recvfrom(10)[1])
+
+    play(main, capture=tmp_path / "x.pcapng", links={BOTH[1]: Link(drop=(Drop(1),))})
+    assert told(tmp_path / "x.pcapng")[-1] == ("10.0.0.2", 7002, "10.0.0.1", 50000, "dropped: the 1st packet")
+
+
+def test_tcp_goes_through_a_nat_and_does_not_survive_that_it_forgets() -> None:
+    """RFC 9293 §3.10.7.1: a segment to which there is no connection is answered with RST."""
+
+    def main(inside: Inside) -> None:
+        order(inside, Rebind("client", True))
+        transfer(inside, 1_000_000)
+        listening, client = at(inside, "server"), at(inside, "client")
+        client.connect(listening.getsockname())
+        server, peer = listening.accept()
+        client.sendall(b"hello")
+        heard = server.recv(10).decode()
+        order(inside, Rebind("client", False))
+        client.sendall(b"are you there?")
+        try:
+            client.recv(10)
+        except ConnectionResetError:
+            inside.emit({"peer": peer[0], "heard": heard, "reset": True})
+        server.setblocking(False)
+        try:
+            inside.emit({"more": server.recv(10).decode()})
+        except BlockingIOError:
+            inside.emit({"more": None})  # The server waits for a client that has gone.
+
+    assert play(main) == {"peer": "10.0.0.254", "heard": "hello", "reset": True, "more": None}
 
 
 def test_an_order_the_wire_does_not_understand_is_a_bug_that_is_told() -> None:
