@@ -19,6 +19,7 @@ from protocols.tls_opened import Secrets, key_log
 
 CAPTURES = ROOT / "captures"
 TRIES = 3  # of an experiment that is only too slow
+ONCE_MORE = "Once more, for a machine that stood still looks like a slow network"
 
 
 @dataclass
@@ -85,7 +86,7 @@ def run_experiment(
         outcome.events[:0] = notes
         if not outcome.slow:
             break
-        notes.append({"note": f"Once more, for a machine that stood still looks like a slow network: {outcome.reason}"})
+        notes.append({"note": f"{ONCE_MORE}: {outcome.reason}"})
     return outcome
 
 

@@ -64,13 +64,13 @@ def need_wire() -> None:
 
 def on_port(port: int, *values: object) -> object:
     """A set of parameters whose test uses a fixed port of this machine: one at a time may."""
-    return pytest.param(*values, marks=pytest.mark.xdist_group(f"port {port}"))
+    return pytest.param(*values, marks=pytest.mark.exclusive(f"port {port}"))
 
 
 @pytest.fixture(autouse=True)
 def one_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Of the tests of one group only one runs, whichever worker has it: the mark alone does not see to that."""
-    marker = request.node.get_closest_marker("xdist_group")
+    """Of the tests that are exclusive("something") one runs at a time, whichever worker has it."""
+    marker = request.node.get_closest_marker("exclusive")
     if marker is None:
         yield
         return
@@ -148,8 +148,19 @@ async def no_task_leaks() -> AsyncIterator[None]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("exclusive"):
+            item.add_marker(pytest.mark.timeout(180))  # Waiting for one's turn counts.
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "no_task_leaks")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What passed only when it was tried again is said: it may be the machine, and it may be a fault that hides."""
+    passed = terminalreporter.stats.get("passed", [])
+    if again := [(one.nodeid, text) for one in passed for key, text in one.user_properties if key == "again"]:
+        terminalreporter.section("tried again")
+        for name, text in again:
+            terminalreporter.write_line(f"{name}: {text}")
 
 
 def pytest_configure() -> None:

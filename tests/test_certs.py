@@ -31,8 +31,6 @@ from certs.kinds import KINDS, REVOKED, STAPLED
 from certs.show import pin, shown
 from tests.conftest import TICK, need_tool
 
-pytestmark = pytest.mark.xdist_group("certs")  # They share servers.
-
 AUTHORITIES = [name for name, kind in KINDS.items() if kind.use == "authority"]
 LEAVES = [name for name in KINDS if name not in AUTHORITIES]
 GOOD = [name for name in LEAVES if not KINDS[name].fault]

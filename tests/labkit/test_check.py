@@ -205,7 +205,7 @@ def test_a_role_that_returns_something_odd_is_a_failed_step(verdict, tmp_path, s
         assert last["state"] in ("passed", "failed")
 
 
-@pytest.mark.xdist_group("port 7090")
+@pytest.mark.exclusive("port 7090")
 def test_on_plain_loopback_nothing_outlives_the_check(tmp_path, monkeypatch):
     """A program that forks twice and leaves its session is found and killed all the same."""
     (tmp_path / "check.py").write_text(CHECK)
@@ -220,7 +220,7 @@ def test_on_plain_loopback_nothing_outlives_the_check(tmp_path, monkeypatch):
         pass
 
 
-@pytest.mark.xdist_group("port 7090")
+@pytest.mark.exclusive("port 7090")
 def test_on_plain_loopback_a_taken_port_is_no_verdict(tmp_path, monkeypatch):
     (tmp_path / "check.py").write_text(CHECK)
     (tmp_path / "exercise.py").write_text(GOOD)

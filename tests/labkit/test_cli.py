@@ -24,7 +24,7 @@ from tests.conftest import TICK, cannot, need_tool, need_wire
 
 def uses_port_7001(test):
     """One at a time may (tests/test_sheets.py uses it, too), and only while nobody else on this machine does."""
-    return pytest.mark.xdist_group("port 7001")(pytest.mark.usefixtures("free_port_7001")(test))
+    return pytest.mark.exclusive("port 7001")(pytest.mark.usefixtures("free_port_7001")(test))
 
 
 @pytest.fixture
