@@ -164,6 +164,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_configure() -> None:
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # where Debian hides nginx and other servers from ordinary users
     # Programs in the background of a script inherit that SIGINT is ignored; then no Ctrl-C could be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # The tests start hundreds of interpreters, and each would compile all that it imports.
