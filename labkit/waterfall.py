@@ -148,12 +148,12 @@ def shapes(figure: Figure) -> tuple[float, list[Shape]]:
         top, bottom = y + 26, y + 26 + ROW * len(panel.rows)
         drawn.append(Text(MARGIN, y + 15, panel.title, 15, INK, bold=True))
         drawn += [Line(x(tick), top, x(tick), bottom, GRID) for tick in ticks]
-        drawn += [Line(x(time), top, x(time), bottom, INK, 1, dashed=True) for time in panel.lost]
         for i, one in enumerate(panel.rows):
             drawn += bars(one, top + ROW * i + ROW / 2, x)
             drawn.append(Text(left - 10, top + ROW * i + ROW / 2 + 4.5, one.label, anchor="end"))
             drawn.append(Text(right + 10, top + ROW * i + ROW / 2 + 4.5, one.note))
-        drawn += [mark for time in panel.lost for mark in cross(x(time), top - 5)]
+        for time in panel.lost:
+            drawn += [Line(x(time), top, x(time), bottom, INK, 1, dashed=True), *cross(x(time), top - 5)]
         y = bottom + 10
     drawn.append(Line(left, y - 4, right, y - 4, PALE))
     drawn += [Text(x(tick), y + 14, f"{tick:g}", 13, GREY, "middle") for tick in ticks[:-1]]

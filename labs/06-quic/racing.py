@@ -1,0 +1,161 @@
+"""Head of line, made visible: many live feeds over one connection, and who of them waits for a packet that is lost.
+
+Each feed is a stream on which the server sends 1000 bytes every 20 ms, and the feeds take turns, so that hardly any
+packet has pieces of two. That is far less than the link or any congestion window would carry: the rate explains 20 ms
+between two pieces of a feed and nothing else does. Whatever a piece is late beyond that, it has waited for a packet that
+was lost: that is a stall. (A download that fills the link shows the same, mixed with slow start, queues, and whose turn
+it was.)
+
+The same code asks over HTTP/2 and over HTTP/3, and over streams of bare QUIC: only the transport differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from labkit.lab import Drop, Network
+from labkit.waterfall import Figure, Panel, Row, row
+from servers import site
+
+FEEDS = 6
+PIECE = bytes(1000)
+PERIOD = 0.02  # seconds between two pieces of a feed
+PIECES = 25
+
+
+# -- The server's side -----------------------------------------------------------------------------------
+
+
+async def pieces(number: int, count: int = PIECES) -> AsyncIterator[bytes]:
+    """The body of a feed. They begin one after the other, so that each packet is one feed's."""
+    clock = asyncio.get_running_loop()
+    start = clock.time() + PERIOD * (number % FEEDS) / FEEDS
+    for i in range(count):
+        await asyncio.sleep(start + i * PERIOD - clock.time())
+        yield PIECE
+
+
+def respond(request: site.Request) -> site.Response | Awaitable[site.Response]:
+    """The site, and /feed/0, /feed/1?n=50 …: for the servers of HTTP, as their `respond`."""
+    if found := re.fullmatch(r"/feed/([0-9]{1,2})(?:\?n=([0-9]{1,4}))?", request.target):
+        fields = [("content-type", "application/octet-stream")]
+        return site.Response(200, fields, pieces(int(found[1]), int(found[2] or PIECES)))
+    return site.respond(request)
+
+
+def use_reno(connections: Sequence[asyncio.Transport]) -> None:
+    """TCP with Reno's congestion control, as QUIC has it here: the kernel's default differs by machine."""
+    for transport in connections:
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
+# -- The client's side -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Feed:
+    """What came of a feed, and when (seconds, on the clock of the capture)."""
+
+    asked: float = field(default_factory=time.time)
+    arrivals: list[float] = field(default_factory=list)
+    size: int = 0
+
+    async def follow(self, body: AsyncIterator[bytes]) -> Feed:
+        """Take it to its end."""
+        async for piece in body:
+            self.arrivals.append(time.time())
+            self.size += len(piece)
+        return self
+
+    @property
+    def stalls(self) -> list[float]:
+        """How long each piece is late behind the one before it, in ms. The first one has nothing to be late behind."""
+        return [max(0, 1000 * (b - a - PERIOD)) for a, b in zip(self.arrivals, self.arrivals[1:], strict=False)]
+
+    @property
+    def longest(self) -> float:
+        """The longest stall, in ms."""
+        return max(self.stalls, default=0.0)
+
+
+class AnyClient(Protocol):
+    """clients/http2.Client, clients/http3.Client."""
+
+    def stream(self, method: str, url: str) -> contextlib.AbstractAsyncContextManager[Any]: ...
+
+
+async def follow_all(client: AnyClient, origin: str, count: int = PIECES) -> list[Feed]:
+    """All feeds at once, over one connection of this client."""
+
+    async def one(number: int) -> Feed:
+        feed = Feed()
+        async with client.stream("GET", f"{origin}/feed/{number}?n={count}") as answer:
+            return await feed.follow(answer.body)
+
+    return await asyncio.gather(*(one(number) for number in range(FEEDS)))
+
+
+# -- The wire --------------------------------------------------------------------------------------------
+
+
+def a_piece(nth: int, protocol: str, port: int) -> Drop:
+    """The nth packet from the server that is large enough to have a piece of a feed in it, counted from now on."""
+    return Drop(nth, protocol, from_port=port, larger_than=len(PIECE))
+
+
+def lost(net: Network, protocol: str, since: float) -> tuple[float, ...]:
+    """When the server's packets that the wire dropped were sent, from then on."""
+    dropped = [p for p in net.packets() if p.dropped and p.source == "server" and p.protocol == protocol]
+    return tuple(p.time for p in dropped if p.time >= since)
+
+
+# -- What is shown ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lane:
+    """All feeds of one run over one transport."""
+
+    title: str
+    feeds: list[Feed]
+    lost: tuple[float, ...] = ()
+
+    @property
+    def stalled(self) -> list[Feed]:
+        """Those that waited for longer than a piece takes to come round again."""
+        return [feed for feed in self.feeds if feed.longest > 1000 * PERIOD]
+
+    def panel(self) -> Panel:
+        zero = min(feed.asked for feed in self.feeds)
+
+        def ms(seconds: float) -> float:
+            return 1000 * (seconds - zero)
+
+        def bar(number: int, feed: Feed) -> Row:
+            note = f"stalled {feed.longest:.0f} ms" if feed in self.stalled else "no stall"
+            return row(f"feed {number}", ms(feed.asked), [ms(at) for at in feed.arrivals], 1000 * PERIOD, note)
+
+        bars = tuple(bar(number, feed) for number, feed in enumerate(self.feeds))
+        return Panel(self.title, bars, tuple(map(ms, self.lost)))
+
+
+def figure(title: str, subtitle: str, *lanes: Lane) -> Figure:
+    return Figure(title, subtitle, tuple(lane.panel() for lane in lanes))
+
+
+def table(*lanes: Lane) -> list[str]:
+    """The longest stall of each feed, one line per feed, one column per lane."""
+    lines = ["longest stall " + "".join(f"{lane.title:>26}" for lane in lanes)]
+    for number, feeds in enumerate(zip(*(lane.feeds for lane in lanes), strict=True)):
+        lines.append(f"{f'feed {number}':13} " + "".join(f"{feed.longest:>23.0f} ms" for feed in feeds))
+    return lines
+
+
+Tell = Callable[[str], None]
