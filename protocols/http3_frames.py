@@ -7,9 +7,9 @@
      00      04   07   01 50 00 …   a stream on which only one end sends says first what it is for
     └control┘└SETTINGS┘└ 7 bytes
 
-In HTTP/2 each frame has nine bytes before it: length, type, flags, and the number of its stream. Here QUIC has streams,
-so two numbers are left, each of a variable length (RFC 9000 §16). No flag END_STREAM: the stream ends. No WINDOW_UPDATE,
-no PING, no RST_STREAM: QUIC has its own. And no limit of 16 KB: one frame of DATA may be as long as the body.
+In HTTP/2 nine bytes precede each payload: length, type, flags, and the number of its stream. Here QUIC has streams, so
+two numbers are left, each of a variable length (RFC 9000 §16). No flag END_STREAM: the stream ends. No WINDOW_UPDATE,
+PING or RST_STREAM: QUIC has its own. And no limit of 16 KB: one frame of DATA may be as long as the body.
 
 Nothing here knows what a frame may mean where: any type and any payload goes in and comes out. So whatever a peer must
 refuse can be made with it.
@@ -169,7 +169,7 @@ class Decoder:
         self._at = 0
 
     def next_number(self) -> int | None:
-        """A number that is no frame: the type of a stream, the first thing on it (§6.2). None: more bytes are needed."""
+        """A number that is no frame: the type of a stream, the first thing on it (§6.2). None: more bytes needed."""
         if not _is_there(self._buffer, self._at):
             return None
         number, self._at = decode_varint(self._buffer, self._at)
