@@ -2,7 +2,7 @@
 
 Each feed is a stream on which the server sends 1000 bytes every 20 ms, and the feeds take turns, so that hardly any
 packet has pieces of two. That is far less than the link or any congestion window would carry: the rate explains 20 ms
-between two pieces of a feed and nothing else does. Whatever a piece is late beyond that, it has waited for a packet that
+between two pieces of a feed and nothing else does. What a piece is late beyond that, it has waited for a packet that
 was lost: that is a stall. (A download that fills the link shows the same, mixed with slow start, queues, and whose turn
 it was.)
 
