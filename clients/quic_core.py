@@ -13,7 +13,7 @@ from typing import Any, cast
 import certifi
 import service_identity
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicTransportParameters, pull_quic_transport_parameters
 from aioquic.quic.packet_builder import QuicSentPacket
