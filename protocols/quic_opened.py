@@ -310,9 +310,7 @@ class Onlooker:
             known = self._connections[path]
             if destination in (known.first_destination, *known.ids[True], *known.ids[False]):
                 return False
-        if (
-            version != VERSION_1
-        ):  # Of others we know but the IDs, and that there is such a packet where one is expected.
-            return True
+        if version != VERSION_1:  # What else may come here: version 2, and those that are there to be refused (§15).
+            return version == VERSION_2 or version & 0x0F0F0F0F == 0x0A0A0A0A
         opened = Connection(destination, {}).receive_datagram(True, datagram)
         return bool(opened) and opened[0].packet.type == PacketType.INITIAL and opened[0].frames is not None
