@@ -72,13 +72,13 @@ def check_priorities(pairs: Iterable[tuple[int, int]]) -> None:
 class Purse:
     """What a client may still cost."""
 
-    def __init__(self, now: float) -> None:
-        self._spent, self._at = 0.0, now
+    def __init__(self, now: float, code: int = ErrorCode.ENHANCE_YOUR_CALM) -> None:
+        self._spent, self._at, self._code = 0.0, now, code  # In HTTP/3 the same has another number, and the same §.
 
-    def pay(self, price: float, now: float, frame: Frame) -> None:
+    def pay(self, price: float, now: float, frame: object) -> None:
         """Take *price* out of it. RemoteProtocolError (ENHANCE_YOUR_CALM) when there is not so much."""
         self._spent = max(0.0, self._spent - PER_SECOND * (now - self._at)) + price
         self._at = now
         if self._spent > PATIENCE:
             text = f"too much that brings nothing, the last of it {frame} (§10.5)"
-            raise RemoteProtocolError(text, ErrorCode.ENHANCE_YOUR_CALM)
+            raise RemoteProtocolError(text, self._code)

@@ -1,7 +1,7 @@
 """QPACK, by the library pylsqpack, bounded: field sections that need not arrive in order (RFC 9204).
 
-HPACK's table changes with each HEADERS frame, so these have to be read in the order in which they were written: one that
-is lost stops all streams. QPACK gives the changes a stream of their own:
+HPACK's table changes with each HEADERS frame, so these have to be read in the order in which they were written: one
+that is lost stops all streams. QPACK gives the changes a stream of their own:
 
     encoder's stream   insert `x-a: b`                         what is to be remembered
     a request          0200 80                                 needs 1 insert; the field is entry 0
