@@ -4,6 +4,8 @@
     svg(figure)     text, for a page
     png(figure)     the same shapes as pixels, for those who want to look at once
 
+With more than 30 rows there is no room for words beside each.
+
 Waiting is pale and thin, what arrives is a full blue bar, a stall is orange with a dark edge: they differ in brightness
 and in shape, too, so that nobody has to tell colours apart. A lost packet is a cross, and has a dashed line through all
 rows if nobody can say whose it was.
@@ -108,7 +110,8 @@ class Text(NamedTuple):
 Shape = Box | Line | Text
 
 WIDTH, MARGIN = 960, 28
-ROW, BAR, THIN = 20, 12, 3  # heights
+ROW, BAR, THIN = 20, 12, 3  # heights of a row, of a bar in it, of one that waits
+DENSE, MANY = 9, 30  # the height of a row without words, where there are more than so many
 LEAST = 1.5  # how wide a bar is at least
 INK, GREY, PALE, GRID, PAPER = "#222222", "#666666", "#a8a8a8", "#e6e6e6", "#ffffff"
 # Okabe and Ito's blue and orange: they stay apart in all common kinds of colour blindness, and on a grey printer.
@@ -131,8 +134,9 @@ def steps(end: float) -> list[float]:
 def shapes(figure: Figure) -> tuple[float, list[Shape]]:
     """The height of the picture, and what is in it, the undermost first."""
     rows = [one for panel in figure.panels for one in panel.rows]
-    left = MARGIN + max((wide(one.label, 13) for one in rows), default=0) + 12
-    right = WIDTH - MARGIN - max((wide(one.note, 13) for one in rows), default=0) - 12
+    pitch, bar, said = (DENSE, 6, []) if len(rows) > MANY else (ROW, BAR, rows)
+    left = MARGIN + max((wide(one.label, 13) for one in said), default=0) + 12
+    right = WIDTH - MARGIN - max((wide(one.note, 13) for one in said), default=24) - 12
     ticks = steps(max((time for panel in figure.panels for time in times(panel)), default=1))
 
     def x(time: float) -> float:
@@ -145,13 +149,15 @@ def shapes(figure: Figure) -> tuple[float, list[Shape]]:
     ]
     y = 112.0
     for panel in figure.panels:
-        top, bottom = y + 26, y + 26 + ROW * len(panel.rows)
+        top, bottom = y + 26, y + 26 + pitch * len(panel.rows)
         drawn.append(Text(MARGIN, y + 15, panel.title, 15, INK, bold=True))
         drawn += [Line(x(tick), top, x(tick), bottom, GRID) for tick in ticks]
         for i, one in enumerate(panel.rows):
-            drawn += bars(one, top + ROW * i + ROW / 2, x)
-            drawn.append(Text(left - 10, top + ROW * i + ROW / 2 + 4.5, one.label, anchor="end"))
-            drawn.append(Text(right + 10, top + ROW * i + ROW / 2 + 4.5, one.note))
+            middle = top + pitch * (i + 0.5)
+            drawn += bars(one, middle, bar, x)
+            if said:
+                drawn.append(Text(left - 10, middle + 4.5, one.label, anchor="end"))
+                drawn.append(Text(right + 10, middle + 4.5, one.note))
         for time in panel.lost:
             drawn += [Line(x(time), top, x(time), bottom, INK, 1, dashed=True), *cross(x(time), top - 5)]
         y = bottom + 10
@@ -169,14 +175,13 @@ def times(panel: Panel) -> Iterator[float]:
             yield span[1]
 
 
-def bars(one: Row, y: float, x: Callable[[float], float]) -> Iterator[Shape]:
+def bars(one: Row, y: float, height: float, x: Callable[[float], float]) -> Iterator[Shape]:
     """One row's bars, centred on *y*. What took no time is still seen."""
     for start, end in one.waiting:
         yield Box(x(start), y - THIN / 2, max(LEAST, x(end) - x(start)), THIN, PALE)
-    for start, end in one.receiving:
-        yield Box(x(start), y - BAR / 2, max(LEAST, x(end) - x(start)), BAR, BLUE)
-    for start, end in one.stalls:
-        yield Box(x(start), y - BAR / 2, max(LEAST, x(end) - x(start)), BAR, ORANGE, EDGE)
+    for spans, fill, edge in ((one.receiving, BLUE, ""), (one.stalls, ORANGE, EDGE)):
+        for start, end in spans:
+            yield Box(x(start), y - height / 2, max(LEAST, x(end) - x(start)), height, fill, edge)
     for time in one.lost:
         yield from cross(x(time), y)
 

@@ -16,9 +16,10 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 from labkit.lab import Drop, Network
 from labkit.waterfall import Figure, Panel, Row, row
@@ -33,25 +34,27 @@ PIECES = 25
 # -- The server's side -----------------------------------------------------------------------------------
 
 
-async def pieces(number: int, count: int = PIECES) -> AsyncIterator[bytes]:
+async def pieces(number: int, count: int = PIECES, period: float = PERIOD) -> AsyncIterator[bytes]:
     """The body of a feed. They begin one after the other, so that each packet is one feed's."""
     clock = asyncio.get_running_loop()
-    start = clock.time() + PERIOD * (number % FEEDS) / FEEDS
+    start = clock.time() + period * (number % FEEDS) / FEEDS
     for i in range(count):
-        await asyncio.sleep(start + i * PERIOD - clock.time())
+        await asyncio.sleep(start + i * period - clock.time())
         yield PIECE
 
 
 def respond(request: site.Request) -> site.Response | Awaitable[site.Response]:
-    """The site, and /feed/0, /feed/1?n=50 …: for the servers of HTTP, as their `respond`."""
-    if found := re.fullmatch(r"/feed/([0-9]{1,2})(?:\?n=([0-9]{1,4}))?", request.target):
-        fields = [("content-type", "application/octet-stream")]
-        return site.Response(200, fields, pieces(int(found[1]), int(found[2] or PIECES)))
+    """The site, and /feed/0, /feed/1?n=50&ms=20 …: for the servers of HTTP, as their `respond`."""
+    path, _, query = request.target.partition("?")
+    if found := re.fullmatch(r"/feed/([0-9]{1,2})", path):
+        wanted = dict(parse_qsl(query))
+        body = pieces(int(found[1]), int(wanted.get("n", PIECES)), float(wanted.get("ms", 1000 * PERIOD)) / 1000)
+        return site.Response(200, [("content-type", "application/octet-stream")], body)
     return site.respond(request)
 
 
 def use_reno(connections: Sequence[asyncio.Transport]) -> None:
-    """TCP with Reno's congestion control, as QUIC has it here: the kernel's default differs by machine."""
+    """TCP with Reno's congestion control, which is aioquic's, too: the kernel's default differs by machine."""
     for transport in connections:
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
@@ -63,26 +66,33 @@ def use_reno(connections: Sequence[asyncio.Transport]) -> None:
 class Feed:
     """What came of a feed, and when (seconds, on the clock of the capture)."""
 
+    period: float = PERIOD
     asked: float = field(default_factory=time.time)
     arrivals: list[float] = field(default_factory=list)
-    size: int = 0
+    sizes: list[int] = field(default_factory=list)
 
     async def follow(self, body: AsyncIterator[bytes]) -> Feed:
         """Take it to its end."""
         async for piece in body:
             self.arrivals.append(time.time())
-            self.size += len(piece)
+            self.sizes.append(len(piece))
         return self
 
     @property
-    def stalls(self) -> list[float]:
-        """How long each piece is late behind the one before it, in ms. The first one has nothing to be late behind."""
-        return [max(0, 1000 * (b - a - PERIOD)) for a, b in zip(self.arrivals, self.arrivals[1:], strict=False)]
+    def longest(self) -> float:
+        """The longest stall in ms: how much later than due something came after what came before it."""
+        gaps = (b - a for a, b in zip(self.arrivals, self.arrivals[1:], strict=False))
+        return 1000 * max(0.0, max(gaps, default=0.0) - self.period)
 
     @property
-    def longest(self) -> float:
-        """The longest stall, in ms."""
-        return max(self.stalls, default=0.0)
+    def delays(self) -> list[float]:
+        """How late each piece was, in ms, compared with the one that was quickest. A stall delays all that it holds."""
+        whole: list[float] = []  # when each piece was here to its end: several may come at once
+        size = 0
+        for time_, more in zip(self.arrivals, self.sizes, strict=True):
+            size += more
+            whole += [time_ - i * self.period for i in range(len(whole), size // len(PIECE))]
+        return [1000 * (at - min(whole)) for at in whole]
 
 
 class AnyClient(Protocol):
@@ -91,12 +101,12 @@ class AnyClient(Protocol):
     def stream(self, method: str, url: str) -> contextlib.AbstractAsyncContextManager[Any]: ...
 
 
-async def follow_all(client: AnyClient, origin: str, count: int = PIECES) -> list[Feed]:
+async def follow_all(client: AnyClient, origin: str, count: int = PIECES, period: float = PERIOD) -> list[Feed]:
     """All feeds at once, over one connection of this client."""
 
     async def one(number: int) -> Feed:
-        feed = Feed()
-        async with client.stream("GET", f"{origin}/feed/{number}?n={count}") as answer:
+        feed = Feed(period)
+        async with client.stream("GET", f"{origin}/feed/{number}?n={count}&ms={1000 * period:g}") as answer:
             return await feed.follow(answer.body)
 
     return await asyncio.gather(*(one(number) for number in range(FEEDS)))
@@ -130,7 +140,7 @@ class Lane:
     @property
     def stalled(self) -> list[Feed]:
         """Those that waited for longer than a piece takes to come round again."""
-        return [feed for feed in self.feeds if feed.longest > 1000 * PERIOD]
+        return [feed for feed in self.feeds if feed.longest > 1000 * feed.period]
 
     def panel(self) -> Panel:
         zero = min(feed.asked for feed in self.feeds)
@@ -140,7 +150,7 @@ class Lane:
 
         def bar(number: int, feed: Feed) -> Row:
             note = f"stalled {feed.longest:.0f} ms" if feed in self.stalled else "no stall"
-            return row(f"feed {number}", ms(feed.asked), [ms(at) for at in feed.arrivals], 1000 * PERIOD, note)
+            return row(f"feed {number}", ms(feed.asked), [ms(at) for at in feed.arrivals], 1000 * feed.period, note)
 
         bars = tuple(bar(number, feed) for number, feed in enumerate(self.feeds))
         return Panel(self.title, bars, tuple(map(ms, self.lost)))
@@ -156,6 +166,3 @@ def table(*lanes: Lane) -> list[str]:
     for number, feeds in enumerate(zip(*(lane.feeds for lane in lanes), strict=True)):
         lines.append(f"{f'feed {number}':13} " + "".join(f"{feed.longest:>23.0f} ms" for feed in feeds))
     return lines
-
-
-Tell = Callable[[str], None]

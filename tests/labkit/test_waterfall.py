@@ -124,3 +124,11 @@ def test_both_are_written(tmp_path):
     write(FIGURE, tmp_path / "waterfall")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["waterfall.png", "waterfall.svg"]
     assert (tmp_path / "waterfall.png").read_bytes() == png(FIGURE), "the same figure, the same picture"
+
+
+def test_many_rows_are_low_and_have_no_words():
+    rows = tuple(row(f"tile {i}", 0, [i, i + 1], 10, f"{i} ms") for i in range(waterfall.MANY + 1))
+    height, drawn = shapes(Figure("A page", "", (Panel("HTTP/3", rows),)))
+    assert height < 112 + 26 + 10 * len(rows) + 50
+    assert not [one for one in drawn if isinstance(one, Text) and one.words.startswith("tile")]
+    assert len([one for one in drawn if isinstance(one, Box) and one.height == 6]) == len(rows)
