@@ -1,0 +1,418 @@
+r"""QUIC: connections over UDP, each with many streams; a loss holds up the streams whose bytes it took, and no other.
+
+aioquic keeps the books of a connection, with what protocols/quic.py adds; servers/quic_endpoint.py holds the socket and
+deals with strangers. Here is what is served, under two names (ALPN):
+
+    hq-interop   HTTP/0.9, as QUIC's makers use it among themselves: "GET /path", and the body comes back on the stream
+    lab          a line, then data:   echo        what comes goes back
+                                      bytes N     N bytes, as /bytes/N of the site
+                                      count NAME  one more; and how many there are now
+                 and DATAGRAM frames come back as they are
+
+Early data (0-RTT) can be replayed by anybody who has seen it. `echo` and `bytes` do no harm twice, and are answered at
+once; `count` waits until the handshake is complete, which a replay never makes (RFC 9001 §9.2). And a ticket is good
+for early data only once: servers/quic_tokens.py.
+
+Run:   make quic-server                                 ARGS=--retry: every client has to prove its address first
+Try:   make quic-client
+       SSLKEYLOGFILE=/tmp/keys make quic-server         and Wireshark can read it all;  QLOGDIR=/tmp/qlog  is for qvis
+Left out on purpose: a preferred address (RFC 9000 §9.6), ECN (§13.4), connection IDs that tell a balancer where to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import sys
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+
+from certs.quic import quic_server
+from protocols.errors import LocalProtocolError
+from servers import command, site
+from servers.quic_endpoint import Endpoint, Limits, Link, open_socket
+from servers.quic_tokens import Tickets
+
+PORT = 7006
+PROTOCOLS = ("hq-interop", "lab")
+LINE = 4096  # bytes of a line that says what is wanted
+AHEAD = 1 << 18  # bytes of an answer that are written before the client has acknowledged any
+NAMES = 1000  # of counters
+
+log = logging.getLogger("servers.quic")  # Silent, unless main() gives it a voice.
+
+
+class Code(IntEnum):
+    """Why a stream or a connection has ended. Each application of QUIC has its own codes (RFC 9000 §20.2)."""
+
+    NO_ERROR = 0
+    NOT_UNDERSTOOD = 1
+    TOO_SLOW = 2
+    MISTAKE = 3
+    GOING_AWAY = 4
+
+
+class StreamEnded(ConnectionError):
+    """The client has reset the stream, or the connection is gone."""
+
+
+class Stream:
+    """One stream, as a handler sees it. `early`: what has come until now may be a replay."""
+
+    def __init__(self, talk: Talk, number: int) -> None:
+        self.talk, self.server, self.number = talk, talk.server, number
+        self.protocol = talk.protocol
+        self.can_write = not number & 2  # else it is unidirectional
+        self.pieces: deque[bytes] = deque()
+        self.rest = b""  # of what read_line() has read
+        self.has_all = self.has_finished = self.is_over = False
+        self.error: StreamEnded | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    @property
+    def early(self) -> bool:
+        return self.talk.connection.is_early
+
+    async def read(self) -> bytes:
+        """What has come, as it came; b"" at the end of the stream. The client may send more when this is taken."""
+        if self.rest:
+            rest, self.rest = self.rest, b""
+            return rest
+        while not self.pieces and not self.has_all:
+            await self.wait()
+        self.check()
+        if not self.pieces:
+            return b""
+        piece = self.pieces.popleft()
+        self.talk.connection.consume(self.number, len(piece))
+        self.talk.link.transmit_soon()
+        return piece
+
+    async def read_line(self) -> bytes:
+        """Up to a line feed, or the end of the stream. ValueError if that is too far."""
+        line = b""
+        while b"\n" not in line and len(line) <= LINE and (piece := await self.read()):
+            line += piece
+        line, _, rest = line.partition(b"\n")
+        if len(line) > LINE:
+            raise ValueError("the line is too long")
+        self.rest = rest
+        return line.rstrip(b"\r")
+
+    async def write(self, data: bytes) -> None:
+        """Send this, once the client has acknowledged most of what came before it."""
+        while self.talk.connection.buffered(self.number) >= AHEAD:
+            await self.wait()
+        self.check()
+        self.talk.connection.send_stream_data(self.number, data)
+        self.talk.link.transmit_soon()
+
+    def finish(self, last: bytes = b"") -> None:
+        """There is no more to send."""
+        if self.error is None and self.can_write:
+            self.has_finished = True
+            self.talk.connection.send_stream_data(self.number, last, end_stream=True)
+            self.talk.link.transmit_soon()
+
+    async def confirmed(self) -> None:
+        """Wait until the handshake is complete: what has come is no replay."""
+        while self.early:
+            await self.wait()
+
+    async def wait(self) -> None:
+        """Until something has happened. TimeoutError when nothing does."""
+        self.check()
+        self.waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self.server.stall_seconds):
+                await self.waiter
+        finally:
+            self.waiter = None
+        self.check()
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+Handler = Callable[[Stream], Awaitable[None]]
+
+
+class Talk:
+    """One connection: a Session of the endpoint."""
+
+    protocol = ""
+
+    def __init__(self, server: Server, link: Link) -> None:
+        self.server, self.link, self.connection = server, link, link.connection
+        self.streams: dict[int, Stream] = {}  # that are worked on, or of which more may come
+        self.draining = False
+
+    # What the endpoint tells us.
+
+    def event(self, event: events.QuicEvent) -> None:
+        match event:
+            case events.ProtocolNegotiated():
+                self.protocol = event.alpn_protocol or ""
+            case events.StreamDataReceived():
+                self.data(event)
+            case events.StreamReset():
+                self.connection.reset_stream(event.stream_id, Code.NO_ERROR)  # Nobody answers half a question.
+                if stream := self.streams.get(event.stream_id):
+                    stream.has_all = True
+                    self.fail(stream, f"the client has reset stream {stream.number}, code {event.error_code}")
+            case events.StopSendingReceived():
+                if stream := self.streams.get(event.stream_id):
+                    self.fail(stream, f"the client has stopped stream {stream.number}, code {event.error_code}")
+            case events.DatagramFrameReceived() if self.protocol == "lab":
+                with contextlib.suppress(LocalProtocolError):  # It fitted into their packet, and not into ours.
+                    self.connection.send_datagram_frame(event.data)
+
+    def turn(self) -> None:
+        """Acknowledgements may have come, or the end of the handshake."""
+        for stream in list(self.streams.values()):
+            stream.wake()
+        if self.draining and not self.streams and self.connection.is_delivered:
+            self.link.close(Code.GOING_AWAY, "the server ends")
+
+    def drain(self) -> None:
+        self.draining = True
+        self.turn()
+
+    def ended(self) -> None:
+        for stream in list(self.streams.values()):
+            self.fail(stream, "the connection has ended")
+
+    # Streams.
+
+    def data(self, event: events.StreamDataReceived) -> None:
+        stream = self.streams.get(event.stream_id) or self.begin(event.stream_id)
+        stream.has_all = stream.has_all or event.end_stream
+        if stream.is_over:  # Nobody wants it any more.
+            self.connection.consume(stream.number, len(event.data))
+            self.leave(stream)
+        elif event.data:
+            stream.pieces.append(event.data)
+
+    def begin(self, number: int) -> Stream:
+        stream = self.streams[number] = Stream(self, number)
+        if self.draining:
+            self.end(stream, Code.GOING_AWAY)
+        else:
+            task = asyncio.get_running_loop().create_task(self.work(stream))
+            self.server.tasks.add(task)
+            task.add_done_callback(self.server.tasks.discard)
+        return stream
+
+    async def work(self, stream: Stream) -> None:
+        """Let the handler answer, and see to the end of the stream."""
+        code = Code.NO_ERROR
+        try:
+            await self.server.handler(stream)
+        except StreamEnded as error:
+            log.info("= %s %s", self.link.peer, error)
+        except TimeoutError:
+            code = Code.TOO_SLOW
+        except ValueError as error:
+            log.info("! %s stream %d: %s", self.link.peer, stream.number, error)
+            code = Code.NOT_UNDERSTOOD
+        except Exception:
+            log.exception("! %s stream %d", self.link.peer, stream.number)
+            code = Code.MISTAKE
+        self.end(stream, code)
+
+    def end(self, stream: Stream, code: Code) -> None:
+        """RESET_STREAM if the answer is not whole, STOP_SENDING if the client is not done. Then nothing is kept."""
+        stream.is_over = True
+        if not self.connection.ended:
+            if stream.can_write and not stream.has_finished:
+                self.connection.reset_stream(stream.number, code)
+            if not stream.has_all:
+                self.connection.stop_stream(stream.number, code)
+            self.connection.consume(stream.number, sum(map(len, stream.pieces)))
+            self.link.transmit_soon()
+        stream.pieces.clear()
+        self.leave(stream)
+
+    def fail(self, stream: Stream, why: str) -> None:
+        """Whoever works on it gets to know."""
+        stream.error = StreamEnded(why)
+        stream.wake()
+        self.leave(stream)
+
+    def leave(self, stream: Stream) -> None:
+        if stream.is_over and (stream.has_all or self.connection.ended):
+            self.streams.pop(stream.number, None)
+
+
+# -- What is served ----------------------------------------------------------------------------------
+
+
+async def answer(stream: Stream) -> None:
+    """By the protocol that was agreed on."""
+    await (command_line(stream) if stream.protocol == "lab" else page(stream))
+
+
+async def page(stream: Stream) -> None:
+    """HTTP/0.9: the path, and the body; no status, no fields."""
+    method, _, target = (await stream.read_line()).decode("latin-1").partition(" ")
+    if method != "GET" or not stream.can_write:
+        raise ValueError("GET and a path, on a stream that can be answered")
+    log.info("< %s stream %d GET %s%s", stream.talk.link.peer, stream.number, target[:100], " (early)" * stream.early)
+    response = await site.answer(site.Request("GET", target, {}, nothing()))
+    if isinstance(response.body, bytes):
+        await stream.write(response.body)
+    else:
+        async for piece in response.body:
+            await stream.write(piece)
+    stream.finish()
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """A body that is empty."""
+    for piece in ():
+        yield piece
+
+
+async def command_line(stream: Stream) -> None:
+    line = (await stream.read_line()).decode("latin-1")
+    log.info("< %s stream %d %s%s", stream.talk.link.peer, stream.number, line[:100], " (early)" * stream.early)
+    if not stream.can_write and not line.startswith("count"):
+        raise ValueError("there is no way back on this stream")
+    if line == "echo":
+        while data := await stream.read():
+            await stream.write(data)
+        stream.finish()
+    elif found := re.fullmatch(r"bytes ([0-9]{1,12})", line):
+        for piece in site.cut_pattern(0, int(found[1])):
+            await stream.write(piece)
+        stream.finish()
+    elif found := re.fullmatch(r"count ([!-~]{1,40})", line):
+        await stream.confirmed()  # Not twice: see above.
+        counts = stream.server.counts
+        if found[1] not in counts and len(counts) >= NAMES:
+            raise ValueError("too many names")
+        counts[found[1]] += 1
+        stream.finish(b"%d\n" % counts[found[1]])
+    else:
+        raise ValueError(f"nobody knows {line[:40]!r}")
+
+
+# -- The server --------------------------------------------------------------------------------------
+
+
+class Server:
+    """A running server: what its connections share."""
+
+    endpoint: Endpoint
+
+    def __init__(self, handler: Handler, stall_seconds: float) -> None:
+        self.handler, self.stall_seconds = handler, stall_seconds
+        self.counts: Counter[str] = Counter()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.endpoint.address
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    handler: Handler = answer,
+    protocols: Sequence[str] = PROTOCOLS,
+    configuration: QuicConfiguration | None = None,
+    qlog: Path | None = None,
+    retry: bool | Literal["when busy"] = "when busy",
+    early_data: bool = True,
+    replay_cache: bool = True,
+    tickets: Tickets | None = None,
+    key: bytes | None = None,
+    path_mtu: bool = True,
+    idle_seconds: float = 30,
+    handshake_seconds: float = 10,
+    stall_seconds: float = 30,
+    drain_seconds: float = 10,
+    max_connections: int = 10_000,
+    max_half_open: int = 1_000,
+    busy: int = 100,
+    max_streams: int = 100,
+    stream_window: int = 1 << 18,
+    connection_window: int = 1 << 20,
+) -> AsyncIterator[Server]:
+    """Serve within the block; `address` is where. Every limit is there because somebody will try what is beyond it.
+
+    handler            what answers a stream
+    configuration      from certs/quic.py, instead of `protocols`, `qlog` and `idle_seconds`
+    retry              clients have to prove their address first: always, never, or while more than `busy` are half open
+    early_data         may clients send requests with their first flight? What waits for nothing can then be replayed
+    replay_cache       a ticket is good once. False: a recorded first flight works again and again
+    tickets            of several servers, if they share them
+    key                for tokens and stateless resets: who has the same after a restart, can say that it has forgotten
+    path_mtu           try larger datagrams than 1200 bytes
+    idle_seconds       without a packet
+    handshake_seconds  from a client's first packet to its last of the handshake
+    stall_seconds      that a stream may wait for the client, in either direction
+    drain_seconds      for what is in flight when the block ends
+    max_connections    that are served at a time; the next one gets CONNECTION_REFUSED
+    max_half_open      of them, whose handshake is not complete
+    max_streams        that a client may have open at a time
+    stream_window      bytes of a stream that may come before anybody wants them
+    connection_window  the same, of all streams of a connection together
+    """
+    server = Server(handler, stall_seconds)
+    configuration = configuration or quic_server(alpn=protocols, idle_seconds=idle_seconds, qlog=qlog)
+    server.endpoint = Endpoint(
+        await open_socket(host, port),
+        configuration,
+        lambda link: Talk(server, link),
+        retry=retry,
+        early_data=early_data,
+        tickets=tickets or Tickets(only_once=replay_cache),
+        key=key,
+        path_mtu=path_mtu,
+        limits=Limits(
+            max_connections, max_half_open, busy, handshake_seconds, max_streams, max_streams, stream_window,
+            connection_window,
+        ),
+    )  # fmt: skip
+    try:
+        yield server
+    finally:
+        await server.endpoint.drain(drain_seconds)
+        for task in server.tasks:
+            task.cancel()
+        if server.tasks:
+            await asyncio.wait(server.tasks)
+
+
+def main() -> int:
+    """Serve on loopback."""
+    parser = command.parser("quic", PORT, "Serves the site (hq-interop), and commands on streams (lab), over QUIC.")
+    parser.add_argument("--retry", action="store_true", help="every client has to prove its address first")
+    parser.add_argument("--no-early-data", action="store_true", help="no 0-RTT")
+    options = parser.parse_args()
+
+    def start() -> contextlib.AbstractAsyncContextManager[Server]:
+        retry: bool | Literal["when busy"] = True if options.retry else "when busy"
+        return serve(options.host, options.port, retry=retry, early_data=not options.no_early_data)
+
+    return command.main("quic", start, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
