@@ -282,7 +282,8 @@ async def page(stream: Stream) -> None:
 
 async def nothing() -> AsyncIterator[bytes]:
     """A body that is empty."""
-    for piece in ():
+    pieces: tuple[bytes, ...] = ()
+    for piece in pieces:
         yield piece
 
 
@@ -322,10 +323,7 @@ class Server:
         self.handler, self.stall_seconds = handler, stall_seconds
         self.counts: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return self.endpoint.address
+        self.address = ("", 0)
 
 
 @contextlib.asynccontextmanager
@@ -390,6 +388,7 @@ async def serve(
             connection_window,
         ),
     )  # fmt: skip
+    server.address = server.endpoint.address
     try:
         yield server
     finally:
