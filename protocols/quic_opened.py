@@ -265,7 +265,7 @@ class Onlooker:
     """Somebody who has recorded all datagrams, of any number of connections, and has the secrets."""
 
     def __init__(self, secrets: Secrets | None = None) -> None:
-        self._secrets = secrets or {}
+        self._secrets = {} if secrets is None else secrets  # perhaps empty so far, and filled as we go
         self._connections: list[Connection] = []
         self._servers: list[Hashable] = []  # of each connection, the server's address
         self._by_id: dict[bytes, int] = {}
