@@ -24,7 +24,9 @@ from tests.conftest import TICK, need_tool
 
 LAB = catalog.ROOT / "labs" / "05-http2"
 solution = load(LAB / "solution.py", "labs_http2_solution")
-check = load(LAB / "check.py", "labs_http2_check")
+fields = load(LAB / "steps_fields.py", "labs_http2_steps_fields")
+ledgers = load(LAB / "steps_ledger.py", "labs_http2_steps_ledger")
+talk = load(LAB / "talk.py", "labs_http2_talk")
 Http2Error = solution.Http2Error
 STREAMS = st.integers(1, 2**31 - 1)
 quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -134,7 +136,7 @@ def test_integers_are_what_hpack_wrote(value, bits, before, behind):
     wire = before + bytes(encode_integer(value, bits)) + behind
     assert solution.decode_integer(wire, len(before), bits) == (value, len(wire) - len(behind))
     assert decode_integer(wire[len(before) :], bits) == (value, len(wire) - len(before) - len(behind))
-    assert check.as_integer(value, bits) == bytes(encode_integer(value, bits))
+    assert fields.as_integer(value, bits) == bytes(encode_integer(value, bits))
     for cut in range(len(before), len(wire) - len(behind)):
         with pytest.raises(Http2Error):
             solution.decode_integer(wire[:cut], len(before), bits)
@@ -184,7 +186,7 @@ CALLS = st.lists(
 @quick
 @given(CALLS)
 def test_the_ledger_is_what_the_check_counts(calls):
-    model, ledger = check.Model(), solution.Ledger()
+    model, ledger = ledgers.Model(), solution.Ledger()
     for call in calls:
         if wanted := model.call(*call):
             with pytest.raises(Http2Error) as caught:
@@ -224,7 +226,7 @@ def test_curl_speaks_to_the_server_of_the_exercise(served, tmp_path):
     sizes = [1, 65535, 65536, 1_000_000]
     for size in sizes:
         body = subprocess.run([*curl, f"{served}/bytes/{size}"], capture_output=True, check=True).stdout
-        assert body == check.talk.some_bytes(size)
+        assert body == talk.some_bytes(size)
     upload = tmp_path / "upload"
     upload.write_bytes(bytes(300_000))
     told = subprocess.run([*curl, "-T", str(upload), f"{served}/"], capture_output=True, text=True, check=True).stdout
