@@ -29,25 +29,42 @@ gives the same to be sent.
 on_event may be called before connect() has returned, so *core* must be there first, and `connection` may not be.
 
 Run:   make quic-server   and in a second terminal   make quic-client
+Try:   make quic-client ARGS=--early                         the second time, the question is in the first flight
+       make quic-client ARGS="--rebind 'bytes 1000000'"      our port changes in the middle; the server challenges it
+       make quic-client ARGS="'bytes 20000' 'bytes 20000'"   two streams take turns, packet by packet
+       gtlsserver 127.0.0.1 7106 certs/server.key certs/server.pem -d .     (Debian: ngtcp2-server), and then
+       make quic-client ARGS="--port 7106 --alpn h3 x"       another's server; it closes, since x is no HTTP/3
+Exit:  0 answered; 1 refused, by us or by the server, or not in time; 2 could not run (nobody there, a bad argument);
+       130 Ctrl-C
+Left out on purpose: the server's preferred address (we stay where we are), ECN, several paths at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import TextIO, cast
 
 import certs
 from certs.quic import quic_client
+from clients import command
 from clients.quic_connection import Connection, Ended, OnEvent, QuicError, Stream, StreamReset
+from clients.quic_teller import Teller
 from clients.quic_ticket import Ticket
+from protocols.tls_numbers import readable
 
 __all__ = ["Connection", "Ended", "QuicError", "Stream", "StreamReset", "Ticket", "connect"]
 
 PORT = 7006
+
+log = logging.getLogger("clients.quic")  # Silent, unless main() gives it a voice.
 
 
 @contextlib.asynccontextmanager
@@ -66,6 +83,7 @@ async def connect(
     token: bytes = b"",
     early: bool = False,
     on_event: OnEvent | None = None,
+    teller: Teller | None = None,
     qlog: Path | None = None,
     key_log: Path | None = None,
 ) -> AsyncIterator[Connection]:
@@ -81,6 +99,7 @@ async def connect(
     token     to prove our address with (default: the ticket's)
     early     do not wait for the handshake: what is written now goes out with the first flight if the ticket allows
               (0-RTT). Somebody can send a copy of that, so only what may happen twice may be asked (RFC 9001 §9.2)
+    teller    is to tell all that happens: to the log clients.quic
     qlog, key_log   a folder, and a file, as in certs/quic.py
 
     QuicError     the handshake has failed, or the server has closed: `ended` tells how; ended.alert: a certificate
@@ -93,6 +112,9 @@ async def connect(
     if ticket and ticket.alpn in alpn:  # For another protocol it would be of no use, and early data a mistake.
         configuration.session_ticket = ticket.session
         configuration.token = token or ticket.token
+    if teller:
+        teller.key_log, configuration.secrets_log_file = configuration.secrets_log_file, cast(TextIO, teller)
+    watch = teller.watch if teller else None
     loop = asyncio.get_running_loop()
     connection: Connection | None = None
     try:
@@ -100,7 +122,7 @@ async def connect(
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
             for number, (family, _, _, _, address) in enumerate(found, 1):
                 copy = dataclasses.replace(configuration)
-                connection = Connection(copy, family, address, window, on_event, lambda: None)
+                connection = Connection(copy, family, address, window, on_event, watch)
                 try:
                     connection.start()
                     if not early:
@@ -118,3 +140,116 @@ async def connect(
     finally:
         if connection:
             connection.close()
+        if teller:
+            teller.tell()
+
+
+async def talk(options: argparse.Namespace, ticket: Ticket | None, early: bool) -> Ticket | None:
+    """One connection: each request on a stream of its own, all at once. Returns the ticket for the next."""
+    teller = Teller()
+
+    def say(text: str, *values: object) -> None:
+        teller.tell()
+        log.info("= " + text, *values)
+
+    async def ask(connection: Connection, request: str) -> None:
+        stream = await connection.open_stream()
+        await stream.finish(f"{request}\n".encode())
+        size, first = 0, b""
+        while data := await stream.read():
+            if not size:
+                first, flights = data, teller.flights[False]
+                say("stream %d: the answer has begun in the server's flight %d", stream.number, flights)
+                some.set()
+            size += len(data)
+        some.set()
+        say("stream %d: %r%s, %d bytes", stream.number, first[:40], " …" if size > 40 else "", size)
+
+    async def disturb(connection: Connection) -> None:
+        """What can be done with a connection while data flow."""
+        await some.wait()
+        if options.rebind:
+            connection.rebind()
+            say("our port is %d now, and nobody was told: so does a NAT", connection.local_address[1])
+        if options.migrate:
+            await connection.migrate()
+            say("we have moved to port %d, with another connection ID", connection.local_address[1])
+        if options.update_keys:
+            await connection.update_keys()
+            say("both sides have new keys")
+
+    some = asyncio.Event()
+    who = f"{options.host} port {options.port}"
+    log.info("= connecting to %s, which should be %s%s", who, options.name, ", with a ticket" if ticket else "")
+    async with connect(
+        options.host, options.port, alpn=options.alpn.split(), name=options.name, trust=options.ca, ticket=ticket,
+        early=early, timeout=options.timeout, teller=teller,
+    ) as connection:  # fmt: skip
+        async with asyncio.timeout(options.timeout):
+            await asyncio.gather(*(ask(connection, one) for one in options.request), disturb(connection))
+            for text in options.datagram:
+                connection.send_datagram(text.encode())
+                say("a datagram came back: %r", (await connection.receive_datagram())[:80])
+            await connection.handshaken()
+        say("%s", agreed(connection))
+    teller.tell()
+    log.info("= %s; %s", connection.ended, "a ticket to resume with" if connection.ticket else "no ticket")
+    return connection.ticket
+
+
+def agreed(connection: Connection) -> str:
+    """What the handshake has led to."""
+    how = (
+        "resumed"
+        if connection.is_resumed
+        else f"the server is {readable(connection.chain[0].subject.rfc4514_string())}"
+    )
+    early = {None: "", True: "; early data accepted", False: "; early data refused, and sent again"}[connection.early]
+    return f"agreed on {connection.alpn}, {how}{early}"
+
+
+async def show(options: argparse.Namespace) -> None:
+    """One connection, or with --early two."""
+    ticket = await talk(options, options.ticket and options.ticket[1], bool(options.ticket))
+    if options.early and ticket:
+        ticket = await talk(options, ticket, True)
+    if ticket and options.ticket:
+        ticket.save(options.ticket[0])
+
+
+def kept(path: str) -> tuple[Path, Ticket | None]:
+    """An argument that is a file with a ticket, or will be one."""
+    try:
+        return Path(path), Ticket.load(Path(path))
+    except FileNotFoundError:
+        return Path(path), None
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="clients.quic", description="Asks over QUIC, and shows all that happens.")
+    parser.add_argument("request", nargs="*", help="lines to ask with, each on its own stream (default: one)")
+    parser.add_argument("--host", default="localhost")
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--alpn", default="lab", metavar="NAMES", help="what to speak inside, such as hq-interop")
+    parser.add_argument("--name", help="that the certificate must have, and the server is told (default: the host)")
+    parser.add_argument("--ca", type=Path, default=certs.FOLDER / "root.pem", help="whom to trust (default: the lab)")
+    parser.add_argument("--early", action="store_true", help="connect twice, and ask in the second's first flight")
+    parser.add_argument("--ticket", type=kept, metavar="FILE", help="ask early with the ticket in it; keep the new one")
+    parser.add_argument(
+        "--datagram", action="append", default=[], metavar="TEXT", help="send one, and wait for another"
+    )
+    parser.add_argument("--rebind", action="store_true", help="change our port while data flow, as a NAT would")
+    parser.add_argument("--migrate", action="store_true", help="the same on purpose")
+    parser.add_argument("--update-keys", action="store_true", help="take new keys while data flow")
+    parser.add_argument("--timeout", type=float, default=10, help="seconds for the handshake, and for all answers")
+    options = parser.parse_args()
+    options.name = options.name or options.host
+    options.request = options.request or ["GET /" if "hq-interop" in options.alpn else "bytes 5000"]
+    peer = f"{options.host} port {options.port}"
+    return command.main(log, lambda: show(options), peer=peer, server="quic-server", host=options.host)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

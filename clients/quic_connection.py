@@ -20,6 +20,7 @@ from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.tls import SessionTicket
+from cryptography import x509
 
 from clients.quic_core import ClientConnection
 from clients.quic_ticket import Ticket
@@ -36,6 +37,8 @@ RECEIVE_BUFFER = 1 << 21  # bytes that the kernel keeps for us; it may be allowe
 MTU_DISCOVER, IPV6_MTU_DISCOVER, PROBE = 10, 23, 3  # Linux: never fragment, and leave the size to us
 
 OnEvent = Callable[[events.QuicEvent], None]
+Watch = Callable[[bool, bytes], None]
+"""Is shown every datagram: True for those that we send."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Connection:
         address: tuple[object, ...],
         window: int,
         on_event: OnEvent | None,
-        after_turn: Callable[[], None],
+        watch: Watch | None,
     ) -> None:
         self.quic = ClientConnection(
             configuration=configuration, stream_window=window, connection_window=STREAMS * window,
@@ -122,7 +125,7 @@ class Connection:
         self._session: SessionTicket | None = None
         self.token = b""
         self._family, self._address = family, address
-        self._on_event, self._after_turn = on_event, after_turn
+        self._on_event, self._watch = on_event, watch
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
@@ -189,6 +192,8 @@ class Connection:
 
     def _receive(self, data: bytes, now: float) -> None:
         self.quic.receive_datagram(data, self._address, now)
+        if self._watch:
+            self._watch(False, data)
 
     def _unreachable(self, error: OSError) -> None:
         """ICMP says that nobody is there. Anybody could forge that, so once we know better it is not believed."""
@@ -213,10 +218,11 @@ class Connection:
         self._look_for_end()
         if self.ended is None:
             self._set_clock()
-        self._after_turn()
         self._tell_all()
 
     def _send(self, data: bytes) -> None:
+        if self._watch:
+            self._watch(True, data)
         try:
             self._socket.send(data)
         except BlockingIOError:
@@ -273,6 +279,11 @@ class Connection:
             self.early = event.early_data_accepted
             if not self.early:
                 self.quic.resend_early(self._loop.time())
+
+    @property
+    def chain(self) -> list[x509.Certificate]:
+        """The server's certificates, as it sent them; none when a session was resumed."""
+        return self.quic.chain
 
     @property
     def ticket(self) -> Ticket | None:

@@ -6,6 +6,7 @@ No I/O, like what it extends. Attributes with an underscore are aioquic's own; i
 from __future__ import annotations
 
 import ipaddress
+import logging
 import ssl
 from dataclasses import replace
 from typing import Any, cast
@@ -27,6 +28,8 @@ from protocols.quic import Connection
 from protocols.quic_numbers import PacketType
 from protocols.quic_packets import parse
 from protocols.tls_numbers import Alert
+
+logging.getLogger("quic").setLevel(logging.ERROR)  # What aioquic warns of, `Connection.ended` tells.
 
 
 class ClientConnection(Connection):
