@@ -187,11 +187,15 @@ class Client:
                 if connection.origin == origin and connection.is_usable:
                     return connection
             await self._shrink()
-            connection = await Connection.open(origin, self._tls, self._window, self._idle_seconds)
+            connection = await self._open(origin)
             self._connections.append(connection)
             if self._closed:  # meanwhile
                 await connection.close()
             return connection
+
+    async def _open(self, origin: Origin) -> Connection:
+        """HTTP/3 opens others, and is the same in all the rest."""
+        return await Connection.open(origin, self._tls, self._window, self._idle_seconds)
 
     async def _shrink(self) -> None:
         """Forget those that have ended; if there are still too many, end those that are idle."""
