@@ -1,0 +1,326 @@
+"""How the check of this lab asks and judges: a script of calls goes to the learner's code and to the solution.
+
+A script is a list of `Call`s, made one after the other on one Received and one Sent, both new. What the learner's code
+answers must be what the solution answers; the tests hold that one against the RFC's examples and against aioquic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from labkit.check import Check
+from labkit.learner import load
+
+PATIENCE = 10  # seconds for a step: they take a hundredth of that, but not on a machine that is very busy
+MOST = 0.5  # seconds of processor time for one script: it takes a thousandth of that
+CODES = {0x07: "FRAME_ENCODING_ERROR", 0x0A: "PROTOCOL_VIOLATION"}
+
+solution = load(Path(__file__).with_name("solution.py"), "labs_quic_solution")
+Ranges = Sequence[tuple[int, int]]
+
+
+class Call(NamedTuple):
+    """A call, with the sentence that a learner reads when its answer is wrong; *mark*: bytes of data to point at."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    why: str = ""
+    mark: tuple[int, int, str] = (0, 0, "")
+
+
+def call(name: str, *arguments: Any, why: str = "", mark: tuple[int, int, str] = (0, 0, "")) -> Call:
+    return Call(name, arguments, why, mark)
+
+
+# -- What runs in the learner's own process ------------------------------------------------------------
+
+
+class TookTooLong(BaseException):
+    """No Exception, so that `except Exception` does not catch it."""
+
+
+def calls_role(exercise: ModuleType, scripts: str) -> list[list[dict[str, Any]]]:
+    """Play scripts of [name, arguments]; what came of each call."""
+    found = []
+    for one in json.loads(scripts):
+        signal.signal(signal.SIGPROF, stop)
+        signal.setitimer(signal.ITIMER_PROF, MOST)
+        found.append(play(exercise, [Call(name, unpacked(given)) for name, given in one]))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return found
+
+
+def stop(*_: object) -> None:
+    raise TookTooLong
+
+
+def play(exercise: ModuleType, script: Iterable[Call]) -> list[dict[str, Any]]:
+    """What came of each call, up to the first that raised something else than it may."""
+    books: dict[str, Any] = {}
+    found: list[dict[str, Any]] = []
+    for one in script:
+        found.append(answered(exercise, lambda one=one: made(exercise, books, one)))
+        if "raised" in found[-1] or "late" in found[-1]:
+            break
+    return found
+
+
+def made(exercise: ModuleType, books: dict[str, Any], one: Call) -> Any:
+    if one.name.startswith(("encode", "decode")):
+        return getattr(exercise, one.name)(*one.arguments)
+    kind = "Sent" if one.name in ("send", "receive_ack", "lost", "timer") else "Received"
+    if kind not in books:
+        books[kind] = getattr(exercise, kind)()
+    if one.name == "largest":
+        return books[kind].largest
+    if one.name == "receive_ack":
+        ranges, delay, now = one.arguments
+        return books[kind].receive_ack(exercise.Ack([(first, last) for first, last in ranges], delay, 0), now)
+    return getattr(books[kind], one.name)(*one.arguments)
+
+
+def answered(exercise: ModuleType, made: Callable[[], Any]) -> dict[str, Any]:
+    """What came of a call: a value, an error of the peer's, an error of the caller's, another exception, or no end."""
+    try:
+        return {"value": packed(made())}
+    except exercise.QuicError as error:
+        return {"error": error.code}
+    except TookTooLong:
+        return {"late": True}
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == exercise.__file__]
+        place = f" (line {lines[-1]} of your file)" if lines else ""
+        said = {"raised": f"{type(error).__name__}: {error}"[:200] + place}
+        return {"refused": True} | said if type(error) is ValueError else said
+
+
+def packed(value: Any) -> Any:
+    """Values as JSON can say them."""
+    if isinstance(value, bytes | bytearray):
+        return {"hex": value.hex()}
+    if isinstance(value, list | tuple):
+        return [packed(one) for one in value]
+    return value if isinstance(value, str | bool | int | float | None) else {"other": repr(value)[:80]}
+
+
+def unpacked(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(unpacked(one) for one in value)
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
+
+
+# -- By hand: the same calls, as text in a datagram ----------------------------------------------------
+
+
+def by_hand_role(exercise: ModuleType, host: str, port: str) -> None:
+    """Each datagram is a script, as `spoken` writes it; the answer has a line for each call."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, int(port)))
+        while True:
+            text, peer = sock.recvfrom(65535)
+            sock.sendto(heard(exercise, text.decode(errors="replace")).encode(), peer)
+
+
+def heard(exercise: ModuleType, text: str) -> str:
+    """Play what somebody typed; say what came of it."""
+    try:
+        script = [typed(one) for one in re.split(r"[;\n]", text) if one.strip()]
+    except (ValueError, IndexError):
+        return "What is that? For example: decode_varint 7bbd; receive 3; receive 5; ack\n"
+    found = play(exercise, script)
+    return "".join(f"{shown(one)} -> {told(one, said)}\n" for one, said in zip(script, found, strict=False))
+
+
+FORMS = {  # what each call takes: data, number, ranges, time; a small letter may be left out
+    "encode_varint": "N", "decode_varint": "Dn", "encode_number": "NN", "decode_number": "DN", "decode_ack": "Dn",
+    "receive": "Net", "ranges": "", "due": "", "ack": "t", "forget": "N", "largest": "",
+    "send": "Net", "receive_ack": "Rtt", "lost": "t", "timer": "",
+}  # fmt: skip
+
+
+def typed(text: str) -> Call:
+    """One call as a person types it."""
+    name, *words = text.split()
+    arguments: list[Any] = []
+    for form in FORMS[name] if name in FORMS else "N" * (1 + len(words)):  # A name that is unknown lacks a word.
+        if form.isupper() or words:
+            word = words.pop(0)
+            if form in "Dd":
+                arguments.append(bytes.fromhex(word))
+            elif form == "R":
+                arguments.append([(int(a), int(b or a)) for a, _, b in (one.partition("-") for one in word.split(","))])
+            else:
+                arguments.append(word != "no" if form == "e" else float(word) if form == "t" else int(word, 0))
+        else:
+            arguments.append({"n": 0, "e": True, "t": 0.0}[form])
+    return Call(name, tuple(arguments))
+
+
+def spoken(script: Iterable[Call]) -> str:
+    """A script as a person can type it."""
+    said = []
+    for one in script:
+        words = [one.name]
+        for form, value in zip(FORMS[one.name], one.arguments, strict=True):
+            if form == "R":
+                words.append(",".join(f"{first}-{last}" for first, last in value))
+            elif form == "e":
+                words.append("yes" if value else "no")
+            else:
+                words.append(value.hex() if isinstance(value, bytes) else f"{value:g}" if form == "t" else str(value))
+        said.append(" ".join(words))
+    return "; ".join(said)
+
+
+# -- How the steps ask and judge -----------------------------------------------------------------------
+
+
+async def hold(c: Check, *scripts: Sequence[Call], random: bool = False) -> None:
+    """Each call of each script must be answered as the solution answers it.
+
+    The first script that is not is told; of random ones that which goes wrong soonest, for it explains most.
+    """
+    jobs = [[[one.name, packed(one.arguments)] for one in script] for script in scripts]
+    answers = await c.start("calls_role", json.dumps(jobs), host="client").result(PATIENCE - 1)
+    wrong = [
+        (at, script, found)
+        for script, found in zip(scripts, answers, strict=True)
+        if (at := first_wrong(script, found)) is not None
+    ]
+    if wrong:
+        show(c, *(min(wrong, key=lambda one: one[0]) if random else wrong[0]))
+    c.did(f"= {sum(map(len, scripts))} calls, all of them answered as they should be")
+
+
+def first_wrong(script: Sequence[Call], found: Sequence[dict[str, Any]]) -> int | None:
+    for at, (one, said, wanted) in enumerate(zip(script, found, play(solution, script), strict=False)):
+        if not same(one.name, said, wanted):
+            return at
+    return None
+
+
+def smoothed(script: Sequence[Call]) -> float:
+    """The round trip that the solution has learned by the end of a script."""
+    books: dict[str, Any] = {}
+    for one in script:
+        made(solution, books, one)
+    return float(books["Sent"]._smoothed)
+
+
+def same(name: str, said: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    if "value" not in wanted:
+        return said.get("error") == wanted.get("error") and said.get("refused") == wanted.get("refused")
+    if "value" not in said:
+        return False
+    got, right = said["value"], wanted["value"]
+    if name in ("receive_ack", "lost") and isinstance(got, list):
+        with contextlib.suppress(TypeError):
+            return sorted(got) == sorted(right)
+    return got == right or (name == "ack" and same_frame(got, right)) or alike(got, right)
+
+
+def same_frame(got: Any, wanted: Any) -> bool:
+    """ACK frames may differ by one in their delay, as floats are rounded; by no more, and in nothing else."""
+    with contextlib.suppress(solution.QuicError, TypeError, KeyError):
+        one, other = (solution.decode_ack(bytes.fromhex(frame["hex"]), 0) for frame in (got, wanted))
+        return len(got["hex"]) == len(wanted["hex"]) and one.ranges == other.ranges and abs(
+            one.delay - other.delay
+        ) < 1.5 * solution.DELAY_UNIT  # fmt: skip
+    return False
+
+
+def alike(got: Any, wanted: Any) -> bool:
+    """Equal, but for the last digits of a float."""
+    if isinstance(wanted, list) and isinstance(got, list):
+        return len(got) == len(wanted) and all(map(alike, got, wanted))
+    if isinstance(wanted, float) and isinstance(got, int | float):
+        return abs(got - wanted) < 1e-6
+    return bool(got == wanted)
+
+
+def show(c: Check, at: int, script: Sequence[Call], found: Sequence[dict[str, Any]]) -> None:
+    """Tell a script up to the call that was answered wrongly, and fail."""
+    rights = play(solution, script)
+    c.story.clear()
+    for number, (one, said) in enumerate(zip(script[: at + 1], found, strict=False)):
+        c.did(f"> {shown(one)}")
+        start, end, text = one.mark
+        if number == at and end:
+            ahead = len(one.name) + 3 + 3 * start
+            c.did(" " * ahead + "^" * (3 * (end - start) - 1) + f" {text}")
+        c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}")
+    one, said, right = script[at], found[at], rights[at]
+    why = next((earlier.why for earlier in reversed(script[: at + 1]) if earlier.why), "")
+    prefix = f"{one.name}() raised {said['raised']}. " if "raised" in said else ""
+    if "late" in said:
+        prefix = f"{one.name}() had not returned after {MOST} s of processor time. "
+    got, wanted = told(one, said), told(one, right)
+    if all("value" in one and isinstance(one["value"], dict) and "hex" in one["value"] for one in (said, right)):
+        got, wanted = (bytes.fromhex(one["value"]["hex"]) for one in (said, right))
+    line = spoken(script[: at + 1])
+    reproduce = f"echo '{line}' | nc -u -w1 127.0.0.1 7006" if len(line) < 200 else ""
+    c.fail(prefix + why, got=got, wanted=wanted, reproduce=reproduce)
+
+
+def shown(one: Call) -> str:
+    """A call as Python writes it; but bytes as hex, and a time as what it is."""
+    words = []
+    for form, value in zip(FORMS[one.name].upper(), one.arguments, strict=True):
+        if form == "D":
+            words.append(value.hex(" ") or '""')
+        elif form == "R":
+            words.append(ranges_in_words(value))
+        elif form == "T":
+            words.append(f"{1000 * value:g} ms")
+        elif form == "E":
+            words.append("eliciting" if value else "not eliciting")
+        else:
+            words.append(number(value))
+    return f"{one.name}({', '.join(words)})"
+
+
+def number(value: int) -> str:
+    """A number, in hex where that says more."""
+    return f"{value:,}".replace(",", "_") if abs(value) < 1 << 20 else f"{value:#x}"
+
+
+def ranges_in_words(ranges: Any) -> str:
+    """[(5, 8), (0, 0)] as `[5-8, 0]`."""
+    try:
+        pairs = [(number(first), number(last)) for first, last in ranges]
+    except (TypeError, ValueError):
+        return repr(ranges)[:200]
+    return "[" + ", ".join(first if first == last else f"{first}-{last}" for first, last in pairs) + "]"
+
+
+def told(one: Call, said: dict[str, Any]) -> str:
+    """In words what came of a call."""
+    if "error" in said:
+        return f"QuicError({CODES.get(said['error'], said['error'])})"
+    if "refused" in said:
+        return "ValueError"
+    if "value" not in said:
+        return str(said.get("raised", "no end"))
+    value = said["value"]
+    if isinstance(value, dict):
+        return bytes.fromhex(value["hex"]).hex(" ") or 'b""' if "hex" in value else str(value["other"])
+    if one.name == "ranges":
+        return ranges_in_words(value)
+    if one.name == "decode_ack" and isinstance(value, list) and len(value) == 3 and isinstance(value[1], float | int):
+        return f"{ranges_in_words(value[0])}, delay {1e6 * value[1]:g} µs, ends at {value[2]}"
+    if one.name == "decode_varint" and isinstance(value, list) and len(value) == 2:
+        return f"{value[0]}, ends at {value[1]}"
+    if one.name in ("due", "timer") and isinstance(value, float | int):
+        return f"{1000 * value:.6g} ms"
+    if one.name == "decode_number" and isinstance(value, int):
+        return f"{value} = {value:#x}"
+    return str(value)
