@@ -1,4 +1,4 @@
-"""One request of HTTP/2 that takes time: it waits for its body, for time to pass, for a window that is spent.
+"""One request of HTTP/2 or HTTP/3 that takes time: it waits for its body, for time to pass, for a window that is spent.
 
 Its task waits, and nothing else does. What the client sends meanwhile is held here, as much as the stream's window lets
 through; what the site gives is held until the client's window has taken it, and the next piece is not asked for before.
@@ -17,7 +17,9 @@ from protocols.http2_messages import Head
 from servers import site
 
 if TYPE_CHECKING:
-    from servers.http2_talk import Talk
+    from servers import http2_talk, http3_talk
+
+    Talk = http2_talk.Talk | http3_talk.Talk
 
 
 class Work:
