@@ -48,9 +48,10 @@ import dataclasses
 import logging
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import TextIO, cast
+from typing import NamedTuple, TextIO, cast
 
 import certs
 from certs.quic import quic_client
@@ -144,8 +145,16 @@ async def connect(
             teller.tell()
 
 
-async def talk(options: argparse.Namespace, ticket: Ticket | None, early: bool) -> Ticket | None:
-    """One connection: each request on a stream of its own, all at once. Returns the ticket for the next."""
+class Talked(NamedTuple):
+    """What has come of a connection."""
+
+    ticket: Ticket | None
+    seconds: float  # from its first datagram to the first bytes of an answer
+    flights: int  # of the server, until then
+
+
+async def talk(options: argparse.Namespace, ticket: Ticket | None, early: bool) -> Talked:
+    """One connection: each request on a stream of its own, all at once."""
     teller = Teller()
 
     def say(text: str, *values: object) -> None:
@@ -158,8 +167,9 @@ async def talk(options: argparse.Namespace, ticket: Ticket | None, early: bool) 
         size, first = 0, b""
         while data := await stream.read():
             if not size:
-                first, flights = data, teller.flights[False]
-                say("stream %d: the answer has begun in the server's flight %d", stream.number, flights)
+                first = data
+                begun.append((time.perf_counter() - teller.started, teller.flights[False]))
+                say("stream %d: the answer has begun in the server's flight %d", stream.number, begun[-1][1])
                 some.set()
             size += len(data)
         some.set()
@@ -179,6 +189,7 @@ async def talk(options: argparse.Namespace, ticket: Ticket | None, early: bool) 
             say("both sides have new keys")
 
     some = asyncio.Event()
+    begun: list[tuple[float, int]] = []
     who = f"{options.host} port {options.port}"
     log.info("= connecting to %s, which should be %s%s", who, options.name, ", with a ticket" if ticket else "")
     async with connect(
@@ -190,11 +201,11 @@ async def talk(options: argparse.Namespace, ticket: Ticket | None, early: bool) 
             for text in options.datagram:
                 connection.send_datagram(text.encode())
                 say("a datagram came back: %r", (await connection.receive_datagram())[:80])
-            await connection.handshaken()
+            await connection.until(lambda: connection.quic.is_confirmed)  # The ticket comes with that.
         say("%s", agreed(connection))
     teller.tell()
     log.info("= %s; %s", connection.ended, "a ticket to resume with" if connection.ticket else "no ticket")
-    return connection.ticket
+    return Talked(connection.ticket, *min(begun, default=(0.0, 0)))
 
 
 def agreed(connection: Connection) -> str:
@@ -210,14 +221,16 @@ def agreed(connection: Connection) -> str:
 
 async def show(options: argparse.Namespace) -> None:
     """One connection, or with --early two."""
-    ticket = await talk(options, options.ticket and options.ticket[1], bool(options.ticket))
-    if options.early and ticket:
-        ticket = await talk(options, ticket, True)
-    if ticket and options.ticket:
-        ticket.save(options.ticket[0])
+    first = last = await talk(options, options.ticket and options.ticket[1], bool(options.ticket))
+    if options.early and first.ticket:
+        last = await talk(options, first.ticket, True)
+        said = [f"in flight {talked.flights}, after {1000 * talked.seconds:.1f} ms" for talked in (first, last)]
+        log.info("= without a ticket the answer began %s; with one %s", *said)
+    if options.ticket and (kept := last.ticket or first.ticket):
+        kept.save(options.ticket[0])
 
 
-def kept(path: str) -> tuple[Path, Ticket | None]:
+def ticket_file(path: str) -> tuple[Path, Ticket | None]:
     """An argument that is a file with a ticket, or will be one."""
     try:
         return Path(path), Ticket.load(Path(path))
@@ -236,7 +249,9 @@ def main() -> int:
     parser.add_argument("--name", help="that the certificate must have, and the server is told (default: the host)")
     parser.add_argument("--ca", type=Path, default=certs.FOLDER / "root.pem", help="whom to trust (default: the lab)")
     parser.add_argument("--early", action="store_true", help="connect twice, and ask in the second's first flight")
-    parser.add_argument("--ticket", type=kept, metavar="FILE", help="ask early with the ticket in it; keep the new one")
+    parser.add_argument(
+        "--ticket", type=ticket_file, metavar="FILE", help="ask early with the ticket in it; keep the new one"
+    )
     parser.add_argument(
         "--datagram", action="append", default=[], metavar="TEXT", help="send one, and wait for another"
     )

@@ -16,8 +16,8 @@ import service_identity
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicTransportParameters, pull_quic_transport_parameters
-from aioquic.quic.packet_builder import QuicSentPacket
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
@@ -70,12 +70,7 @@ class ClientConnection(Connection):
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
         if data[:1] > b"\x7f" and data[1:5] == bytes(4) and not self._believes(data):
             return
-        spaces = [] if self.has_begun else list(self._spaces.values())
-        before = [(space, list(space.sent_packets.values())) for space in spaces]
         super().receive_datagram(data, addr, now)
-        if before and before[0][0] not in self._spaces.values():  # Retry, or another version: all begins anew.
-            for _, packets in before:
-                self._forget(packets, now)
 
     def _believes(self, data: bytes) -> bool:
         """Is this Version Negotiation from somebody who has seen our Initial? It repeats both IDs (RFC 8999 §6)."""
@@ -88,6 +83,28 @@ class ClientConnection(Connection):
         if not self.has_begun:
             self.server_versions = packet.versions
         return True
+
+    def _connect(self, now: float) -> None:
+        """Begin; or begin again after a Retry, or Version Negotiation.
+
+        aioquic forgets then what it has sent, early data too, and says something else than before. RFC 9000 §17.2.5.3
+        wants the same words under other keys, so that a server which remembers nothing knows whom it has before it.
+        """
+        before = [(space, tuple(space.sent_packets.values())) for space in self._spaces.values()]
+        if before and self._retry_count:
+            for version in self._configuration.supported_versions:
+                self._cryptos_initial[version] = pair = CryptoPair()
+                pair.setup_initial(cid=self._peer_cid.cid, is_client=True, version=version)
+            self._cryptos[tls.Epoch.INITIAL] = self._cryptos_initial[self._version or 0]
+        else:
+            super()._connect(now)
+        for (old, packets), space in zip(before, self._spaces.values(), strict=False):
+            if space is not old:  # Version Negotiation: another hello, but the same early data.
+                self._loss._cc.on_packets_expired(packets=[one for one in packets if one.is_crypto_packet])
+                packets = tuple(one for one in packets if not one.is_crypto_packet)
+                space.sent_packets.update((one.packet_number, one) for one in packets)
+                space.ack_eliciting_in_flight += sum(one.is_ack_eliciting for one in packets)
+            self._loss._on_packets_lost(congestion_event=False, now=now, packets=packets, space=space)
 
     def _update_traffic_key(self, direction: Any, epoch: Any, cipher_suite: Any, secret: bytes) -> None:
         """The server's Finished is good, and ours is not sent yet: the moment to look at its certificate."""
@@ -115,15 +132,6 @@ class ClientConnection(Connection):
             uni = (stream.stream_id or 0) & 2
             known = self._remote_max_stream_data_uni if uni else self._remote_max_stream_data_bidi_remote
             stream.max_stream_data_remote = known
-
-    def _forget(self, packets: list[QuicSentPacket], now: float) -> None:
-        """They were sent before a Retry. aioquic drops them, and with them the early data (RFC 9000 §17.2.5.2)."""
-        early = [packet for packet in packets if packet.packet_type.name == PacketType.ZERO_RTT.name]
-        self._loss._cc.on_packets_expired(packets=[one for one in packets if one.in_flight and one not in early])
-        space = self._spaces[tls.Epoch.ONE_RTT]
-        space.sent_packets.update((packet.packet_number, packet) for packet in early)
-        space.ack_eliciting_in_flight += len(early)
-        self._loss._on_packets_lost(congestion_event=False, now=now, packets=early, space=space)
 
 
 # Certificates.

@@ -37,7 +37,7 @@ class Teller:
 
     def __init__(self) -> None:
         self.key_log: TextIO | None = None  # where the secrets go, too
-        self.started = time.perf_counter()
+        self.started = 0.0  # when the first datagram went out
         self.flights: Counter[bool] = Counter()  # ours: True
         self._secrets: dict[tuple[str, bytes], bytes] = {}
         self._onlooker = Onlooker(self._secrets)
@@ -59,6 +59,7 @@ class Teller:
     def watch(self, is_ours: bool, datagram: bytes) -> None:
         if self._flight is None or self._flight.is_ours != is_ours:
             self._land()
+            self.started = self.started or time.perf_counter()
             self.flights[is_ours] += 1
             self._flight = Flight(is_ours, time.perf_counter() - self.started, [])
         self._flight.datagrams.append(datagram)
