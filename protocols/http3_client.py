@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.http2_client import Data, End, Reset, Response
 from protocols.http2_messages import Pairs, Raw, content_length, encode_field, regular_fields
 from protocols.http3_frames import (
     HTTP2_FRAMES,
@@ -58,40 +59,7 @@ NOT_ON_CONTROL = HTTP2_FRAMES | {
 }
 
 
-# -- Events ------------------------------------------------------------------------------------------
-
-
-class Response(NamedTuple):
-    """The head of an answer: an interim one (1xx), or the final one."""
-
-    stream: int
-    status: int
-    fields: Mapping[str, str]
-    """Lower-case name: value."""
-    pairs: Pairs
-
-
-class Data(NamedTuple):
-    """A piece of the body. To be given back by consumed(), once somebody has read it."""
-
-    stream: int
-    data: bytes
-
-
-class End(NamedTuple):
-    """The answer is whole."""
-
-    stream: int
-    trailers: Pairs
-
-
-class Reset(NamedTuple):
-    """A stream ended before its answer did: the server has reset it, or we have, since the answer was malformed."""
-
-    stream: int
-    code: int
-    reason: str
-    by_server: bool
+# -- Events: those of HTTP/2, but -------------------------------------------------------------------
 
 
 class GoAway(NamedTuple):
@@ -195,10 +163,11 @@ class ClientConnection:
             SettingCode.MAX_FIELD_SECTION_SIZE: MAX_FIELDS,
             grease(7): 1,
         })  # fmt: skip
-        self._say(CONTROL, "the control stream", encode_varint(StreamType.CONTROL))
+        for stream, kind in zip((CONTROL, ENCODER, DECODER), CRITICAL, strict=True):
+            if observe:
+                observe(">", stream, CRITICAL[kind], None)
+            self._orders.append(Write(stream, encode_varint(kind)))
         self._send(CONTROL, ours)
-        self._say(ENCODER, "the stream of QPACK's encoder", encode_varint(StreamType.QPACK_ENCODER))
-        self._say(DECODER, "the stream of QPACK's decoder", encode_varint(StreamType.QPACK_DECODER))
 
     # Sending.
 
@@ -524,7 +493,7 @@ class ClientConnection:
     def _entries(self, stream: int, data: bytes) -> None:
         """The server's encoder has new entries for the table: what has waited for them goes on."""
         if self._observe and data:
-            self._observe("<", stream, f"entries for QPACK's table, {len(data)} bytes", None)
+            self._observe("<", stream, f"entries for QPACK's table, {of_bytes(data)}", None)
         for number in self._decoder.feed(data):
             if one := self._requests.get(number):
                 one.is_ready = True
@@ -533,7 +502,7 @@ class ClientConnection:
     def _feedback(self, stream: int, data: bytes) -> None:
         """The server's decoder tells what it has got."""
         if self._observe and data:
-            self._observe("<", stream, f"QPACK has got entries or sections, {len(data)} bytes", None)
+            self._observe("<", stream, f"QPACK has got entries or sections, {of_bytes(data)}", None)
         self._encoder.feed(data)
 
     # What all have in common.
@@ -546,7 +515,7 @@ class ClientConnection:
     def _say(self, stream: int, what: str, data: bytes) -> None:
         """Something that is no frame."""
         if self._observe:
-            self._observe(">", stream, f"{what}, {len(data)} bytes", None)
+            self._observe(">", stream, f"{what}, {of_bytes(data)}", None)
         self._orders.append(Write(stream, data))
 
     def _tell_qpack(self) -> None:
@@ -589,6 +558,10 @@ def malformed(reason: str) -> Malformed:
 def broken(reason: str, code: int) -> RemoteProtocolError:
     """A connection error (§8)."""
     return RemoteProtocolError(reason, code)
+
+
+def of_bytes(data: bytes) -> str:
+    return "1 byte" if len(data) == 1 else f"{len(data)} bytes"
 
 
 def code_name(code: int) -> str:
