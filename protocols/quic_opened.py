@@ -42,13 +42,18 @@ from protocols.quic_packets import (
     split,
 )
 from protocols.tls import RETRY, Fields, HandshakeType, Message, Messages, client_hello, extensions, server_hello
-from protocols.tls_opened import SUITES, Secrets, expand
+from protocols.tls_opened import SUITES, Secrets, all_secrets, expand
 
 AES_128_GCM_SHA256, CHACHA20_POLY1305_SHA256 = 0x1301, 0x1303
 TRANSPORT_PARAMETERS = 0x39  # the extension of TLS that carries them (§8.2)
 _SALT = bytes.fromhex(
     "38762cf7f55934b34d179ae6a4c80cadccbb7f0a"
 )  # §5.2: of version 1, so that others must have read it
+_LABELS = {
+    PacketType.ZERO_RTT: "EARLY_TRAFFIC_SECRET",
+    PacketType.HANDSHAKE: "HANDSHAKE_TRAFFIC_SECRET",
+    PacketType.ONE_RTT: "TRAFFIC_SECRET_0",
+}
 _FRESH = 8  # bytes at least of the ID that a client's first packet is sent to (RFC 9000 §7.2)
 
 
@@ -140,7 +145,7 @@ class Connection:
         self.first_destination = first_destination
         self.ids: dict[bool, list[bytes]] = {True: [], False: []}  # that the client and the server have chosen
         self.reset_tokens: set[bytes] = set()
-        self._secrets, self._random = secrets, b""
+        self._secrets, self._random, self._suites = secrets, b"", tuple[int, ...]()
         self._keys: dict[tuple[bool, PacketType], list[Keys]] = {}  # those that may open it, the latest first
         self._largest: dict[tuple[bool, PacketType], int] = {}
         self._streams: dict[tuple[bool, PacketType], _CryptoStream] = {}
@@ -186,7 +191,7 @@ class Connection:
 
     def _open(self, from_client: bool, space: PacketType, packet: Packet) -> tuple[int, bytes, bool] | None:
         largest = self._largest.get((from_client, space), -1)
-        known = self._keys.get((from_client, packet.type), [])
+        known = self._known(from_client, packet.type)
         for keys in known:
             for candidate in (keys,) if packet.is_long else (keys, keys.next):
                 try:
@@ -210,23 +215,28 @@ class Connection:
         for message in messages:
             if message.type == HandshakeType.CLIENT_HELLO:
                 self._random = client_hello(message.body).random
-                self._use(True, PacketType.ZERO_RTT, "CLIENT_EARLY_TRAFFIC_SECRET", *SUITES)  # That of the ticket.
             elif message.type == HandshakeType.SERVER_HELLO and (hello := server_hello(message.body)).random != RETRY:
-                for is_client, side in ((True, "CLIENT"), (False, "SERVER")):
-                    self._use(is_client, PacketType.HANDSHAKE, f"{side}_HANDSHAKE_TRAFFIC_SECRET", hello.cipher)
-                    self._use(is_client, PacketType.ONE_RTT, f"{side}_TRAFFIC_SECRET_0", hello.cipher)
+                self._suites = (hello.cipher,)
             elif message.type == HandshakeType.ENCRYPTED_EXTENSIONS:
                 told = parse_parameters(extensions(Fields(message.body)).get(TRANSPORT_PARAMETERS, b""))
                 if token := told.get(TransportParameter.STATELESS_RESET_TOKEN):
                     self.reset_tokens.add(token)
 
-    def _use(self, is_client: bool, packets: PacketType, label: str, *suites: int) -> None:
-        secret = self._secrets.get((label, self._random))
-        fitting = [
-            suite for suite in suites if suite in SUITES and secret and SUITES[suite][2].digest_size == len(secret)
-        ]
-        if secret and (is_client, packets) not in self._keys:
-            self._keys[is_client, packets] = [Keys(secret, suite) for suite in fitting]
+    def _known(self, from_client: bool, kind: PacketType) -> list[Keys]:
+        """Keys that may open it. Those of the log are made when they are needed: it may be written while we read."""
+        if (from_client, kind) not in self._keys:
+            label = f"{'CLIENT' if from_client else 'SERVER'}_{_LABELS[kind]}"
+            suites = tuple(SUITES) if kind == PacketType.ZERO_RTT else self._suites  # 0-RTT: that of the ticket
+            found = [
+                Keys(secret, suite)
+                for secret in all_secrets(self._secrets, label, self._random)
+                for suite in suites
+                if suite in SUITES and SUITES[suite][2].digest_size == len(secret)
+            ]
+            if not found:
+                return []
+            self._keys[from_client, kind] = found
+        return self._keys[from_client, kind]
 
 
 class _CryptoStream:

@@ -8,7 +8,7 @@ these secrets, a line each: `label client_random secret`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -27,14 +27,26 @@ Secrets = Mapping[tuple[str, bytes], bytes]  # (label, client random) → secret
 
 
 def key_log(text: str) -> Secrets:
-    """The secrets in the lines of a key log; what is no such line is left out."""
-    found = {}
+    """The secrets in the lines of a key log; what is no such line is left out.
+
+    A client's hello that somebody replays makes the server log another secret for the same random: `label'`.
+    """
+    found: dict[tuple[str, bytes], bytes] = {}
     for line in text.splitlines():
         words = line.split()
         with contextlib.suppress(ValueError):
             if len(words) == 3 and not line.startswith("#"):
-                found[words[0], bytes.fromhex(words[1])] = bytes.fromhex(words[2])
+                label, random, secret = words[0], bytes.fromhex(words[1]), bytes.fromhex(words[2])
+                while found.setdefault((label, random), secret) != secret:
+                    label += "'"
     return found
+
+
+def all_secrets(secrets: Secrets, label: str, random: bytes) -> Iterator[bytes]:
+    """That of a connection, and those of the replays of its hello."""
+    while secret := secrets.get((label, random)):
+        yield secret
+        label += "'"
 
 
 def expand(secret: bytes, label: bytes, length: int, algorithm: hashes.HashAlgorithm) -> bytes:
