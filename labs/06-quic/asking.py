@@ -247,8 +247,15 @@ def alike(got: Any, wanted: Any) -> bool:
     return bool(got == wanted)
 
 
-def show(c: Check, at: int, script: Sequence[Call], found: Sequence[dict[str, Any]]) -> None:
-    """Tell a script up to the call that was answered wrongly, and fail."""
+def show(
+    c: Check,
+    at: int,
+    script: Sequence[Call],
+    found: Sequence[dict[str, Any]],
+    why: str = "",
+    before: Sequence[str] = (),
+) -> None:
+    """Tell a script up to the call that was answered wrongly, and fail; *why*: if no call says it."""
     rights = play(solution, script)
     c.story.clear()
     for number, (one, said) in enumerate(zip(script[: at + 1], found, strict=False)):
@@ -259,7 +266,7 @@ def show(c: Check, at: int, script: Sequence[Call], found: Sequence[dict[str, An
             c.did(" " * ahead + "^" * (3 * (end - start) - 1) + f" {text}")
         c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}")
     one, said, right = script[at], found[at], rights[at]
-    why = next((earlier.why for earlier in reversed(script[: at + 1]) if earlier.why), "")
+    why = next((earlier.why for earlier in reversed(script[: at + 1]) if earlier.why), why)
     prefix = f"{one.name}() raised {said['raised']}. " if "raised" in said else ""
     if "late" in said:
         prefix = f"{one.name}() had not returned after {MOST} s of processor time. "

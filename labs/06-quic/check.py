@@ -18,14 +18,15 @@ def sibling(name: str) -> Any:
     return sys.modules.get(f"labs_quic_{name}") or load(Path(__file__).with_name(f"{name}.py"), f"labs_quic_{name}")
 
 
-asking = sibling("asking")
+asking, transfer = sibling("asking"), sibling("transfer")
 
 # What runs in the learner's own process is looked for here by its name.
 BY_HAND = "by_hand_role"
 calls_role, by_hand_role = asking.calls_role, asking.by_hand_role
+end_role = transfer.end_role
 
 STEPS: list[Step] = [
-    step for name in ("steps_numbers", "steps_acks", "steps_losses") for step in steps_of(sibling(name))
+    step for name in ("steps_numbers", "steps_acks", "steps_losses", "steps_road") for step in steps_of(sibling(name))
 ]
 globals().update({step.name: step for step in STEPS})  # A check's steps are the names of its module.
 
