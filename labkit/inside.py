@@ -43,7 +43,7 @@ class Reader:
             self._begun = True
             self._tls = Onlooker() if payload[:2] == b"\x16\x03" else None
         try:
-            return _counted(self._records(self._tls, from_client, payload) if self._tls
+            return counted(self._records(self._tls, from_client, payload) if self._tls
                             else self._content.words(from_client, payload))  # fmt: skip
         except RemoteProtocolError:  # Some other protocol after all, or what is being shown is how one is broken.
             self._tls, self._content = None, Content()
@@ -69,7 +69,7 @@ class Reader:
             elif record.type == ContentType.APPLICATION_DATA:
                 found += self._content.words(from_client, record.data) or ["data"]
             for message in messages:
-                found.append(_name(message))
+                found.append(name(message))
                 self._listen(message)
         return found
 
@@ -124,13 +124,14 @@ class Content:
         return " ".join(words)
 
 
-def _name(message: Message) -> str:
+def name(message: Message) -> str:
+    """Of a message of TLS's handshake: ClientHello."""
     if message.type not in _HANDSHAKE:
         return f"message {message.type}"
     return HandshakeType(message.type).name.title().replace("_", "")
 
 
-def _counted(words: list[str]) -> list[str]:
+def counted(words: list[str]) -> list[str]:
     """Equal neighbours become one, with their number."""
     joined: list[tuple[str, int]] = []
     for word in words:

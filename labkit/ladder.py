@@ -11,11 +11,12 @@ acknowledgements. Equal ones that follow at once share a line: RST seq 49 (×12)
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from labkit import console
 from labkit.inside import Reader
+from labkit.inside_quic import Datagrams
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 from protocols.tls_opened import Secrets
 
@@ -39,6 +40,7 @@ class Rung:
     packet: Seen
     words: tuple[str, ...]
     weight: int
+    connection: Hashable = None  # to which it belongs
     times: int = 1  # how many equal packets it stands for
     pause: float = 0.0  # ms of silence before it, where that is long
 
@@ -54,10 +56,12 @@ class Rung:
         """The label in so many columns: what matters least is left out first, and no number is ever cut."""
         words = list(self.words)
         space -= len(self._count)
-        for least in ("ack ", "PSH,", "seq "):
+        for least in ("ack ", "PSH,", "seq ", "pn ", "ACK "):
             if len(" ".join(words)) <= space:
                 break
-            if least == "PSH,":
+            if least in ("pn ", "ACK "):
+                words = [word for word in words if not word.startswith(least)]
+            elif least == "PSH,":
                 words = [word.removeprefix(least) for word in words]
             elif any(word.startswith("len ") for word in words):
                 words = [word for word in words if not word.startswith(least)]
@@ -75,22 +79,34 @@ class _Connections:
 
     first: dict[_Way, int] = field(default_factory=dict)
     highest: dict[_Way, int] = field(default_factory=dict)
-    numbers: dict[frozenset[tuple[str, int]], int] = field(default_factory=dict)
-    kinds: set[tuple[str, ...]] = field(default_factory=set)  # of packets: who to whom, flags and length
+    kinds: set[Hashable] = field(default_factory=set)  # of packets: who to whom, flags and length
     secrets: Secrets = field(default_factory=dict)
     readers: dict[frozenset[tuple[str, int]], Reader] = field(default_factory=dict)
     clients: dict[frozenset[tuple[str, int]], _Way] = field(default_factory=dict)  # the direction that spoke first
+    datagrams: Datagrams = field(default_factory=Datagrams)
 
 
 def rungs(packets: Iterable[Seen], secrets: Secrets | None = None) -> list[Rung]:
     """Label and weigh each packet in the light of those before it; *secrets* open what is encrypted."""
-    known = _Connections(secrets=secrets or {})
-    found = [_tcp(p, known) if p.protocol == "tcp" and not p.fragment_offset else _other(p) for p in packets]
-    if len(known.numbers) > 1:  # Tell connections apart, in the order in which they began.
+    known = _Connections(secrets=secrets or {}, datagrams=Datagrams(secrets))
+    found = [_labelled(p, known) for p in packets]
+    numbers: dict[Hashable, int] = {}
+    for rung in found:
+        if rung.connection is not None:
+            numbers.setdefault(rung.connection, len(numbers) + 1)
+    if len(numbers) > 1:  # Tell connections apart, in the order in which they began.
         for i, rung in enumerate(found):
-            if (number := known.numbers.get(_ends(rung.packet))) is not None:
-                found[i] = replace(rung, words=(f"#{number}", *rung.words))
+            if rung.connection is not None:
+                found[i] = replace(rung, words=(f"#{numbers[rung.connection]}", *rung.words))
     return found
+
+
+def _labelled(p: Seen, known: _Connections) -> Rung:
+    if p.protocol == "tcp" and not p.fragment_offset:
+        return _tcp(p, known)
+    if p.protocol == "udp" and not p.fragment_offset and not p.more_fragments:
+        return _quic(p, known) or _other(p)
+    return _other(p)
 
 
 def _ends(p: Seen) -> frozenset[tuple[str, int]]:
@@ -100,7 +116,6 @@ def _ends(p: Seen) -> frozenset[tuple[str, int]]:
 def _tcp(p: Seen, known: _Connections) -> Rung:
     here = (p.source, p.source_port, p.target, p.target_port)
     there = (p.target, p.target_port, p.source, p.source_port)
-    known.numbers.setdefault(_ends(p), len(known.numbers) + 1)
     repeated = bool(p.flags & SYN) and known.first.get(here) == p.seq
     if p.flags & SYN or here not in known.first:
         known.first[here] = p.seq
@@ -134,7 +149,17 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
         left, right = ((edge - known.first[there]) % (1 << 32) for edge in p.sack[0])
         words.append(f"sack {left}-{right}")
         weight = max(weight, 2)
-    return Rung(p, tuple(words), _weighed(p, weight))
+    return Rung(p, tuple(words), _weighed(p, weight), _ends(p))
+
+
+def _quic(p: Seen, known: _Connections) -> Rung | None:
+    told = known.datagrams.read((p.source, p.source_port), (p.target, p.target_port), p.payload)
+    if told is None:
+        return None
+    kind = (p.source, p.target, told.kind)
+    weight = told.weight if kind in known.kinds else max(4, told.weight)
+    known.kinds.add(kind)
+    return Rung(p, told.words, _weighed(p, weight), ("QUIC", told.connection))
 
 
 def _other(p: Seen) -> Rung:
@@ -278,11 +303,12 @@ def _lines(rung: Rung, at: dict[str, int], columns: int, milliseconds: float) ->
 
 
 def _colour(rung: Rung) -> tuple[str, ...]:
-    if rung.packet.dropped or rung.packet.flags & RST:
+    if rung.packet.dropped or rung.packet.flags & RST or "stateless reset" in rung.words:
         return ("red",)
     if "again" in rung.label or "win 0" in rung.label or "sack" in rung.label:
         return ("yellow",)
-    return ("cyan",) if rung.packet.flags & (SYN | FIN) else ()
+    opens_or_ends = rung.packet.flags & (SYN | FIN) or "Initial" in rung.words or "CONNECTION_CLOSE" in rung.label
+    return ("cyan",) if opens_or_ends else ()
 
 
 def _bytes(count: int) -> str:

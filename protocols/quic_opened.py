@@ -170,6 +170,7 @@ class Connection:
         if packet.type == PacketType.RETRY:
             self._learn_id(from_client, packet.source)
             self._begin(packet.source)
+            self._streams.clear()  # The client begins anew, and not every one with the same hello.
             return Seen(packet)
         space = PacketType.ONE_RTT if packet.type == PacketType.ZERO_RTT else packet.type  # RFC 9000 §12.3
         opened = self._open(from_client, space, packet)
@@ -314,13 +315,13 @@ class Onlooker:
 
     def _is_first(self, destination: bytes, version: int, path: int | None, datagram: bytes) -> bool:
         """True for a client's first packet: its ID is new on this path, and made up by the client."""
-        if len(destination) < _FRESH or len(datagram) < MIN_INITIAL:
+        if len(destination) < _FRESH:
             return False
         if path is not None:
             known = self._connections[path]
             if destination in (known.first_destination, *known.ids[True], *known.ids[False]):
                 return False
         if version != VERSION_1:  # What else may come here: version 2, and those that are there to be refused (§15).
-            return version == VERSION_2 or version & 0x0F0F0F0F == 0x0A0A0A0A
+            return len(datagram) >= MIN_INITIAL and (version == VERSION_2 or version & 0x0F0F0F0F == 0x0A0A0A0A)
         opened = Connection(destination, {}).receive_datagram(True, datagram)
         return bool(opened) and opened[0].packet.type == PacketType.INITIAL and opened[0].frames is not None

@@ -1,0 +1,147 @@
+"""What a datagram of QUIC carries, in words for the ladder: Initial pn 0 ClientHello padded to 1200.
+
+Packets that share a datagram are parted by |. What is encrypted is opened with the secrets that were recorded with it
+(protocols/quic_opened.py), and a connection stays itself when its client's port or its ID changes.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from labkit.inside import counted, name
+from protocols.quic_frames import Ack, ConnectionClose, Crypto, Frame, NewConnectionId, Padding, Stream
+from protocols.quic_opened import Onlooker, Seen, Sight
+from protocols.quic_packets import PacketType, invariant
+from protocols.tls_opened import Secrets
+
+_LINE = re.compile(rb"[ -~]{1,32}(?=[ -~]*\r?(?:\n|$))")  # the beginning of a line of text
+_LITTLE = 8  # bytes of padding: so much is needed in a small packet for its sample (RFC 9001 §5.4.2), and says nothing
+_SERVANTS = {"NEW_CONNECTION_ID"}  # They come in bunches, and are told last.
+_Address = tuple[str, int]
+
+
+class Told(NamedTuple):
+    """A datagram in words."""
+
+    connection: int  # from 1
+    words: tuple[str, ...]
+    kind: Hashable  # the same for datagrams that carry the same in other numbers
+    weight: int  # 5: what was sent before. 2: more than data and acknowledgements
+
+
+class Datagrams:
+    """Reads all datagrams of a recording, in their order."""
+
+    def __init__(self, secrets: Secrets | None = None) -> None:
+        self._onlooker = Onlooker(secrets)
+        self._paths: dict[int, _Address] = {}  # connection → where its client was last
+        self._latest: dict[tuple[int, bool, str], object] = {}  # of each direction the key phase, and the ID in use
+        self._sent: dict[Hashable, _Pieces] = {}
+
+    def read(self, source: _Address, target: _Address, payload: bytes) -> Told | None:
+        """None: it is not QUIC, or belongs to a connection whose beginning was not recorded."""
+        sight = self._onlooker.receive_datagram(source, target, payload)
+        if sight is None:
+            return None
+        words = self._path(sight, source if sight.from_client else target)
+        if sight.is_reset:
+            return Told(sight.number, (*words, "stateless reset", f"len {len(payload)}"), "reset", 4)
+        if not sight.packets:
+            seen = invariant(payload)
+            what = f"version {seen.version:#x}" if seen.is_long else "unreadable"
+            return Told(sight.number, (*words, what, f"len {len(payload)}"), what, 2)
+        kind: list[Hashable] = [sight.from_client]
+        for i, packet in enumerate(sight.packets):
+            words += ["|"] if i else []
+            words += [str(packet.packet.type), *self._packet(sight, packet)]
+            kind += [packet.packet.type, *map(type, packet.frames or ())]
+        frames = [frame for packet in sight.packets for frame in packet.frames or ()]
+        padding = sum(frame.length for frame in frames if isinstance(frame, Padding))
+        padding += len(payload) - sum(len(packet.packet.data) for packet in sight.packets)  # Some put it behind them.
+        if padding > _LITTLE:
+            words.append(f"padded to {len(payload)}")
+        if any(packet.packet.number_at and packet.number < 0 for packet in sight.packets):
+            words.append(f"len {len(payload)}")
+        again = any(word.endswith(" again") for word in words)
+        plain = all(isinstance(frame, Ack | Stream | Padding) and not getattr(frame, "fin", False) for frame in frames)
+        return Told(sight.number, tuple(words), tuple(kind), 5 if again else 0 if plain and frames else 2)
+
+    def _path(self, sight: Sight, client: _Address) -> list[str]:
+        """Where the client is, if it is elsewhere than before."""
+        before = self._paths.setdefault(sight.number, client)
+        if client == before:
+            return []
+        if sight.from_client:  # Its server follows, or looks whether it is really there.
+            self._paths[sight.number] = client
+        return [f"{'from' if sight.from_client else 'to'} port {client[1]}"]
+
+    def _packet(self, sight: Sight, seen: Seen) -> list[str]:
+        packet = seen.packet
+        if packet.type == PacketType.VERSION_NEGOTIATION:
+            return [" ".join(f"{version:#x}" for version in packet.versions)]
+        if packet.type == PacketType.RETRY:
+            return [f"token of {len(packet.token)} B"]
+        words = ["with token"] if packet.token else []
+        if seen.number < 0:
+            return [*words, "encrypted"]
+        words.append(f"pn {seen.number}")
+        if not packet.is_long:
+            if self._changed(sight, "phase", seen.key_phase, False):
+                words.append(f"key phase {int(seen.key_phase)}")
+            if self._changed(sight, "ID", packet.destination, packet.destination):
+                words.append("new ID")
+        if seen.frames is None:
+            return [*words, "malformed"]
+        space = PacketType.ONE_RTT if packet.type == PacketType.ZERO_RTT else packet.type
+        told = [self._frame(sight, space, frame) for frame in seen.frames if not isinstance(frame, Padding)]
+        messages = [name(message) for message in seen.messages]
+        if messages and (whole := [word for word in told if word.startswith("CRYPTO")]):
+            at = told.index(whole[0])
+            told[at : at + 1] = messages
+            told = [word for word in told if word not in whole[1:]]
+        return words + counted(sorted(told, key=_SERVANTS.__contains__))
+
+    def _changed(self, sight: Sight, what: str, value: object, first: object) -> bool:
+        key = (sight.number, sight.from_client, what)
+        before, self._latest[key] = self._latest.get(key, first), value
+        return before != value
+
+    def _frame(self, sight: Sight, space: PacketType, frame: Frame) -> str:
+        if isinstance(frame, NewConnectionId):
+            return "NEW_CONNECTION_ID"
+        if isinstance(frame, ConnectionClose) and frame.reason:
+            return f"{frame} {_readable(frame.reason)}"
+        if isinstance(frame, Stream | Crypto):
+            which = frame.stream if isinstance(frame, Stream) else space
+            pieces = self._sent.setdefault((sight.number, sight.from_client, type(frame), which), _Pieces())
+            if pieces.add(frame.offset, frame.offset + len(frame.data)):
+                return f"{frame} again"
+            if isinstance(frame, Stream) and not frame.offset and sight.from_client:
+                if line := _LINE.match(frame.data):
+                    return f"STREAM {frame.stream} {line[0].decode()}{' FIN' if frame.fin else ''}"
+        return str(frame)
+
+
+class _Pieces:
+    """Which bytes of a stream were sent already."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, start: int, end: int) -> bool:
+        """True if the first of them was."""
+        at = bisect(self._starts, start)
+        known = at > 0 and start < self._ends[at - 1]
+        if start < end:
+            self._starts.insert(at, start)
+            self._ends.insert(at, end)
+        return known
+
+
+def _readable(text: str) -> str:
+    """A stranger's words: they make no line of their own."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:32]
