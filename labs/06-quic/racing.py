@@ -95,6 +95,15 @@ class Feed:
         return [1000 * (at - min(whole)) for at in whole]
 
 
+LATE = 25  # ms; less than that is this machine, busy with something else
+
+
+def late(feeds: Sequence[Feed]) -> float:
+    """How many of all pieces were late, in %."""
+    delays = [delay for feed in feeds for delay in feed.delays]
+    return 100 * sum(delay > LATE for delay in delays) / len(delays)
+
+
 class AnyClient(Protocol):
     """clients/http2.Client, clients/http3.Client."""
 

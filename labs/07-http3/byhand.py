@@ -65,6 +65,7 @@ class Talk:
         self.control: list[Frame] = []  # what came on its control stream
         self.goaways: list[int] = []
         self.ended: events.ConnectionTerminated | None = None
+        self.packed = (0, 0)  # bytes that QPACK made of the last request: instructions for the table, and the fields
         self.early: bool | None = None  # Did the server take what came early? None: not known yet
         self._decoders: dict[int, http3.Decoder] = {}
         self._blocked: dict[int, Callable[[], None]] = {}
@@ -90,6 +91,7 @@ class Talk:
         raw = [(name.encode(), value.encode()) for name, value in (*pseudo, *fields)]
         stream = self.quic.get_next_available_stream_id()
         out, section = self.encoder.encode(stream, raw)
+        self.packed = len(out), len(section)
         self.quic.send_stream_data(self.encoder_stream, out)
         return self.send(section, body, more=more)
 
