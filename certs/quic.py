@@ -5,6 +5,7 @@ The same as certs/contexts.py for TLS over TCP, for aioquic, which brings its ow
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from aioquic.tls import SessionTicket
 
 import certs
 from certs.contexts import ensure
+
+logging.getLogger("quic").setLevel(logging.CRITICAL)  # For its makers: what a peer does is no warning to us.
 
 DATAGRAM = 65535  # bytes of the largest DATAGRAM frame that we take (RFC 9221 §3)
 

@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from aioquic._buffer import Buffer
+from aioquic.buffer import UINT_VAR_MAX
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
@@ -46,7 +49,15 @@ MAX_DATAGRAMS = (
 )
 KEY_LIFE = 1 << 22  # packets under one key; AES-GCM's limit is 2^23 (RFC 9001 §6.6)
 RESET_TOKEN = 16  # bytes (§10.3)
+MAX_ISSUED = 64  # connection IDs of the peer that are remembered, to see whether it contradicts itself
+PATIENCE = 2000  # frames that bring nothing new, in a row; as many a second as PATIENCE_BACK are forgiven (§21.9)
+PATIENCE_BACK = 200
 LARGEST = (16384, 8952, 4096, 1472, 1452)  # UDP payloads to try: loopback, jumbo frames, Ethernet with IPv4 and IPv6
+
+
+log = logging.getLogger("protocols.quic")
+
+FrameHandler = Callable[[QuicReceiveContext, int, Buffer], None]
 
 
 def reset_token(key: bytes, connection_id: bytes) -> bytes:
@@ -114,6 +125,14 @@ class Connection(QuicConnection):
         self._answered = 0  # which of them we have answered last
         self._phase_began = 0  # the first packet under these keys
         self._wants_new_keys = False
+        self._issued: dict[int, tuple[bytes, bytes]] = {}  # the peer's connection IDs and tokens, by number
+        self._patience, self._patience_at = float(PATIENCE), 0.0
+        handlers = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]
+        for kind, (handler, epochs) in handlers.items():
+            if kind in (QuicFrameType.PATH_RESPONSE, QuicFrameType.RETIRE_CONNECTION_ID):
+                epochs = frozenset([Epoch.ONE_RTT])  # There is nothing yet to respond to, or to retire (§12.5).
+            if kind != QuicFrameType.PADDING:
+                handlers[kind] = partial(self._count, handler), epochs
         self._sizes = list(LARGEST) if path_mtu else []  # still to try
         self._trying = False
         self.was_reset = False
@@ -157,6 +176,10 @@ class Connection(QuicConnection):
         """Bytes written to all streams, and not even sent once."""
         senders = [stream.sender for stream in self._streams.values()]
         return sum(one._buffer_stop - one.highest_offset for one in senders if one._reset_error_code is None)
+
+    def unacknowledged(self) -> int:
+        """Bytes of all streams that the peer is not known to have: so much is held in memory."""
+        return sum(self.buffered(stream) for stream in self._streams)
 
     def window(self, stream: int) -> int:
         """How many bytes more could be written to this stream and leave, as far as the peer's limits go (§4.1)."""
@@ -222,7 +245,7 @@ class Connection(QuicConnection):
         try:
             super().receive_datagram(data, addr, now)
         except Exception:
-            self._logger.exception("A datagram that nobody has foreseen")
+            log.exception("A datagram that nobody has foreseen")
             self.close(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.PADDING)
         if self._address_is_valid and self._network_paths:
             self._network_paths[0].is_validated = True
@@ -302,6 +325,29 @@ class Connection(QuicConnection):
                     self._quic_logger.encode_max_stream_data_frame(stream.max_stream_data_local, stream.stream_id)
                 )
 
+    # Frames that bring no work done have a price, for theirs is ours, too (§21.9).
+
+    def _payload_received(
+        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+    ) -> tuple[bool, bool]:
+        forgiven = (context.time - self._patience_at) * PATIENCE_BACK
+        self._patience, self._patience_at = min(PATIENCE, self._patience + forgiven), context.time
+        return super()._payload_received(context, plain, crypto_frame_required)
+
+    def _count(self, handler: FrameHandler, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        """New bytes, datagrams, and news of what we have sent are work done; resets, and all else, are not."""
+        sent = self._spaces[Epoch.ONE_RTT].sent_packets
+        before = self._local_max_data.used, len(sent), len(self._events)
+        handler(context, frame_type, buf)
+        if frame_type in (QuicFrameType.RESET_STREAM, QuicFrameType.STOP_SENDING):
+            self._patience -= 2  # A stream that is opened and reset brings nothing.
+        elif (self._local_max_data.used, len(sent), len(self._events)) == before:
+            self._patience -= 1
+        elif self._patience < PATIENCE:
+            self._patience += 1
+        if self._patience < 0:
+            refuse(QuicErrorCode.INTERNAL_ERROR, frame_type, "many frames, and nothing new in them")
+
     # Frames: what aioquic lets pass.
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -316,7 +362,7 @@ class Connection(QuicConnection):
         end = buf.pull_uint_var() + buf.pull_uint_var()
         buf.seek(start)
         waiting = end - receiver.starting_offset() + len(self.tls._receive_buffer)
-        if waiting > MAX_CRYPTO or len(receiver._ranges) > MAX_HOLES:
+        if (end <= UINT_VAR_MAX and waiting > MAX_CRYPTO) or len(receiver._ranges) > MAX_HOLES:
             refuse(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, f"more than {MAX_CRYPTO} bytes wait to be whole")
         super()._handle_crypto_frame(context, frame_type, buf)
 
@@ -329,6 +375,22 @@ class Connection(QuicConnection):
     def _handle_new_connection_id_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         if not self._peer_cid.cid:
             refuse(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "an ID, from a peer that does without (§19.15)")
+        start = buf.tell()
+        number, retire_prior_to = buf.pull_uint_var(), buf.pull_uint_var()
+        new = buf.pull_bytes(buf.pull_uint8()), buf.pull_bytes(RESET_TOKEN)
+        buf.seek(start)
+        if retire_prior_to > number:
+            refuse(QuicErrorCode.FRAME_ENCODING_ERROR, frame_type, "retired before it is issued (§19.15)")
+        if self._issued.get(number, new) != new or any(
+            old != number and known[0] == new[0] for old, known in self._issued.items()
+        ):
+            refuse(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "one ID with two numbers, or two with one (§19.15)")
+        is_new = number not in self._issued
+        self._issued[number] = new
+        if len(self._issued) > MAX_ISSUED:
+            del self._issued[min(self._issued)]
+        if is_new and number < self._peer_retire_prior_to:
+            self._retire_connection_ids.append(number)  # It is late. aioquic would not say so.
         try:
             super()._handle_new_connection_id_frame(context, frame_type, buf)
         except IndexError:
