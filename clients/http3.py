@@ -94,16 +94,9 @@ class Client(http2.Client):
         for old in [old for old in self.tickets if old != origin][: len(self.tickets) - SESSIONS]:
             del self.tickets[old]
         return await Connection.open(
-            origin,
-            route=self.routes.get(origin),
-            window=self._window,
-            idle=self._idle_seconds,
-            patience=self._patience,
-            trust=self._trust,
-            tickets=self.tickets,
-            early=self._early,
-            qlog=self._qlog,
-        )
+            origin, route=self.routes.get(origin), window=self._window, idle=self._idle_seconds,
+            patience=self._patience, trust=self._trust, tickets=self.tickets, early=self._early, qlog=self._qlog,
+        )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def _exchange(self, request: Request) -> AsyncIterator[tuple[Any, Exchange, Response]]:
@@ -129,6 +122,11 @@ async def show(options: argparse.Namespace) -> int:
                 pass
         return answer.status
 
+    if options.h2_first:
+        from clients.altsvc import Browser  # It is built on what is here.
+
+        async with Browser(timeout=options.timeout) as browser:
+            return 0 if max([await ask(browser), await ask(browser)]) < 400 else 1
     statuses: list[int] = []
     tickets: dict[Origin, Ticket] = {}
     for _ in range(2 if options.again else 1):

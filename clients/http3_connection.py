@@ -52,7 +52,7 @@ IDLE = 60  # seconds; QUIC's own limit. It is far behind ours: while a request w
 log = logging.getLogger("clients.http3")
 
 
-class Silent(ConnectionError):
+class Silent(OSError):
     """Nothing comes back: the server is gone, or somebody on the way lets no UDP through."""
 
 
@@ -103,7 +103,10 @@ class Connection:
             ticket=ticket, early=early, on_event=self._hear, qlog=qlog,
         )  # fmt: skip
         try:
-            self._quic = await self._stack.enter_async_context(quic)
+            async with asyncio.timeout(patience):
+                self._quic = await self._stack.enter_async_context(quic)
+        except TimeoutError:
+            raise Silent(f"nothing came back for {patience:g} s") from None
         except UnicodeError:  # IDNA: a label that is empty, or longer than 63
             raise socket.gaierror(socket.EAI_NONAME, f"{host[:80]!r} is no name of a host") from None
         how = "; the handshake is not waited for: early data" if early else ""
@@ -190,7 +193,7 @@ class Connection:
                         await self._quic.handshaken()
             elif self._now() - self._heard_at > self._patience:
                 await self.alive()
-        except (Silent, TimeoutError):
+        except OSError:  # TimeoutError is one
             self._is_mute = True
             raise
 

@@ -315,7 +315,7 @@ class ClientConnection:
                 one.is_ready = False
                 self._section(one, None)
             while not one.waits and (frame := one.decoder.next_frame()) is not None:
-                if self._observe and not frame.at and frame.type != FrameType.HEADERS:
+                if self._observe and frame.type != FrameType.HEADERS:
                     self._observe("<", one.number, frame, None)
                 self._frame(one, frame)
             if one.ended and not one.waits:
