@@ -356,6 +356,7 @@ class Connection:
 
     async def open_stream(self, uni: bool = False) -> Stream:
         """A stream of ours, as soon as the server allows one more (RFC 9000 §4.6)."""
+        self.check()
         await self.until(lambda: self.room(uni) > 0)
         number = self.quic.get_next_available_stream_id(is_unidirectional=uni)
         self.quic.send_stream_data(number, b"")  # Nothing is sent yet, but now the number is taken.

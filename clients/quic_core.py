@@ -48,7 +48,7 @@ class ClientConnection(Connection):
     @property
     def has_heard(self) -> bool:
         """Has a packet come that only the server can have made, or somebody who saw ours?"""
-        return self.has_begun or self._retry_count > 0
+        return self._remote_initial_source_connection_id is not None or self._retry_count > 0
 
     @property
     def is_confirmed(self) -> bool:
