@@ -53,7 +53,9 @@ PIECE = 16384  # bytes of one answer, before it is the turn of another that is i
 REMEMBERED = 256  # streams that the client has stopped before they began
 INSTRUCTION = 1 / 16  # the price of a byte on QPACK's streams: one can copy an entry of 4 KB (RFC 9204 §4.3.4)
 FREE_INSTRUCTIONS = 1024  # bytes of them per request; a client that asks may fill our table as it likes
+PER_UNKNOWN = 1024  # bytes that nobody wants cost as much as a frame that nobody knows
 UPDATE = 1.0  # PRIORITY_UPDATE, and whatever else is allowed on the control stream
+LONGEST = 4096  # bytes of a frame on the control stream
 CONTROL_FRAMES = frozenset(FrameType) - {FrameType.DATA, FrameType.HEADERS, FrameType.PUSH_PROMISE}
 
 
@@ -105,7 +107,7 @@ class OneWay:
     def __init__(self, id: int) -> None:
         self.id = id
         self.type: int | None = None
-        self.frames = Decoder(4096)
+        self.frames = Decoder(LONGEST)
         self.ended = False
 
 
@@ -113,8 +115,8 @@ class Stream:
     """One request and its answer, as far as the frames are concerned."""
 
     __slots__ = (
-        "awaited", "began", "ended", "ending", "frames", "has_left", "head", "head_sent", "id", "is_known", "moved",
-        "out", "priority", "resumes", "state", "trailers", "turn", "updated", "waits", "whole",
+        "awaited", "began", "ended", "ending", "frames", "has_left", "head", "head_sent", "held", "id", "is_known",
+        "moved", "out", "priority", "resumes", "state", "trailers", "turn", "updated", "waits", "whole",
     )  # fmt: skip
 
     def __init__(self, id: int, max_frame: int, now: float) -> None:
@@ -128,6 +130,7 @@ class Stream:
         self.began: float | None = now  # when, if its head is not here yet
         self.awaited: int | None = None  # bytes that Content-Length says are still to come
         self.priority = Priority()
+        self.held = 0  # bytes of fields that wait
         self.updated = False  # by a frame, which counts more than the field (RFC 9218 §7)
         self.turn = 0  # when it was last served
         self.head = b""  # what goes before the data that waits
@@ -278,7 +281,7 @@ class ServerConnection:
                 if isinstance(event, Pause):
                     self._ready[stream] = self._ready.pop(stream)
                 return event
-            del self._ready[stream]
+            self._ready.pop(stream, None)  # It may be over.
         return None
 
     # Requests (§4.1).
@@ -291,6 +294,8 @@ class ServerConnection:
             return None
         if one.resumes:
             one.resumes = False
+            self._quic.consume(one.id, one.held)
+            one.held = 0
             if event := self._unpack(one, None, now):
                 return event
         while not one.waits and one.id in self.streams:
@@ -311,12 +316,17 @@ class ServerConnection:
         """A frame, or a piece of one; *size* bytes of the stream it was."""
         if frame.type == FrameType.DATA:
             return self._data(one, frame, size, now)
-        self._quic.consume(one.id, size)
         if frame.type == FrameType.HEADERS:
-            return self._headers(one, frame, now)
+            event = self._headers(one, frame, now)
+            if one.waits:
+                one.held = size  # Or else many could wait in memory, for inserts that never come (RFC 9204 §2.2.1).
+            else:
+                self._quic.consume(one.id, size)
+            return event
+        self._quic.consume(one.id, size)
         if frame.type in HTTP2_FRAMES or frame.type in CONTROL_FRAMES or frame.type == FrameType.PUSH_PROMISE:
             raise unexpected(frame, "on the stream of a request")
-        self._purse.pay(UNKNOWN, now, frame)
+        self._purse.pay(size / PER_UNKNOWN if frame.at else UNKNOWN, now, frame)
         return None
 
     def _data(self, one: Stream, frame: Frame, size: int, now: float) -> Event | None:
@@ -459,10 +469,10 @@ class ServerConnection:
             raise RemoteProtocolError(f"{frame} where SETTINGS must come (§6.2.1)", ErrorCode.MISSING_SETTINGS)
         if frame.type in HTTP2_FRAMES or frame.type in (FrameType.DATA, FrameType.HEADERS, FrameType.PUSH_PROMISE):
             raise unexpected(frame, "on the control stream")
-        self._purse.pay(UPDATE, now, frame)
+        self._purse.pay(len(frame.payload) / PER_UNKNOWN if frame.at else UPDATE, now, frame)
         if frame.type not in CONTROL_FRAMES:
             return
-        if frame.left:
+        if frame.length > LONGEST:
             raise RemoteProtocolError(f"{frame}: nobody needs so much (§10.5)", ErrorCode.EXCESSIVE_LOAD)
         if frame.type == FrameType.SETTINGS:
             self._settings(frame)
@@ -588,9 +598,9 @@ class ServerConnection:
         """Nobody looks at this stream any more. A client that still sends is told so (§4.1)."""
         del self.streams[one.id]
         self._ready.pop(one.id, None)
-        self._quic.consume(one.id, len(one.frames.rest()))
-        if one.waits:
-            self._fields.cancel(one.id)
+        self._quic.consume(one.id, len(one.frames.rest()) + one.held)
+        if not one.whole:
+            self._fields.cancel(one.id)  # There may have been fields in what nobody reads (RFC 9204 §2.2.2.2).
         if not one.ended:
             self._quic.stop_stream(one.id, code)
             self._ignored.add(one.id)

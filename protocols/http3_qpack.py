@@ -37,6 +37,7 @@ class FieldDecoder:
     def __init__(self, max_fields: int, table: int = TABLE, blocked: int = BLOCKED) -> None:
         self.max_fields = max_fields
         self.out = b""
+        self._has_table = False
         self._lsqpack = pylsqpack.Decoder(table, blocked)
 
     def section(self, stream: int, data: bytes) -> Raw | None:
@@ -74,10 +75,14 @@ class FieldDecoder:
 
     def feed(self, data: bytes) -> list[int]:
         """What came on their encoder stream; return the streams that are not blocked any more."""
+        text = "an instruction of the encoder that cannot be (RFC 9204 §4.3)"
+        if data and not self._has_table:  # The library begins with the largest table, and not with none (§3.2.2).
+            self._has_table = True
+            if data[0] >> 5 != 1:
+                raise RemoteProtocolError(text, ErrorCode.QPACK_ENCODER_STREAM_ERROR)
         try:
             return self._lsqpack.feed_encoder(data)
         except pylsqpack.EncoderStreamError:
-            text = "an instruction of the encoder that cannot be (RFC 9204 §4.3)"
             raise RemoteProtocolError(text, ErrorCode.QPACK_ENCODER_STREAM_ERROR) from None
 
 
