@@ -149,7 +149,8 @@ def shapes(figure: Figure) -> tuple[float, list[Shape]]:
     ]
     y = 112.0
     for panel in figure.panels:
-        top, bottom = y + 26, y + 26 + pitch * len(panel.rows)
+        top = y + (36 if panel.lost else 26)
+        bottom = top + pitch * len(panel.rows)
         drawn.append(Text(MARGIN, y + 15, panel.title, 15, INK, bold=True))
         drawn += [Line(x(tick), top, x(tick), bottom, GRID) for tick in ticks]
         for i, one in enumerate(panel.rows):
@@ -159,7 +160,7 @@ def shapes(figure: Figure) -> tuple[float, list[Shape]]:
                 drawn.append(Text(left - 10, middle + 4.5, one.label, anchor="end"))
                 drawn.append(Text(right + 10, middle + 4.5, one.note))
         for time in panel.lost:
-            drawn += [Line(x(time), top, x(time), bottom, INK, 1, dashed=True), *cross(x(time), top - 5)]
+            drawn += [Line(x(time), top, x(time), bottom, INK, 1, dashed=True), *cross(x(time), top - 7)]
         y = bottom + 10
     drawn.append(Line(left, y - 4, right, y - 4, PALE))
     drawn += [Text(x(tick), y + 14, f"{tick:g}", 13, GREY, "middle") for tick in ticks[:-1]]
