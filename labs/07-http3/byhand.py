@@ -64,6 +64,8 @@ class Talk:
         self.settings: dict[int, int] = {}  # the server's
         self.control: list[Frame] = []  # what came on its control stream
         self.goaways: list[int] = []
+        self.receipts = b""  # of the server's decoder, for sections that we have written by hand
+        self.is_by_hand = False
         self.ended: events.ConnectionTerminated | None = None
         self.packed = (0, 0)  # bytes that QPACK made of the last request: instructions for the table, and the fields
         self.early: bool | None = None  # Did the server take what came early? None: not known yet
@@ -89,14 +91,17 @@ class Talk:
         """Write a request to its stream; it leaves with the next flush(). Return the stream's number."""
         pseudo = [(":method", method), (":scheme", "https"), (":authority", "server.lab"), (":path", path)]
         raw = [(name.encode(), value.encode()) for name, value in (*pseudo, *fields)]
-        stream = self.quic.get_next_available_stream_id()
-        out, section = self.encoder.encode(stream, raw)
+        out, section = self.encoder.encode(self.quic.get_next_available_stream_id(), raw)
         self.packed = len(out), len(section)
         self.quic.send_stream_data(self.encoder_stream, out)
-        return self.send(section, body, more=more)
+        return self._send(section, body, more)
 
-    def send(self, section: bytes, body: bytes = b"", *, more: bool = False) -> int:
-        """A request whose fields are packed already."""
+    def by_hand(self, section: bytes) -> int:
+        """A request whose fields are packed already. From then on none can be made by request()."""
+        self.is_by_hand = True
+        return self._send(section, b"", False)
+
+    def _send(self, section: bytes, body: bytes, more: bool) -> int:
         stream = self.quic.get_next_available_stream_id()
         frames = [Frame(FrameType.HEADERS, section), *([Frame(FrameType.DATA, body)] if body else [])]
         self.quic.send_stream_data(stream, b"".join(map(http3.encode, frames)), end_stream=not more)
@@ -183,7 +188,10 @@ class Talk:
                 for free in self.decoder.feed_encoder(decoder.rest()):
                     self._blocked.pop(free)()
             case StreamType.QPACK_DECODER:
-                self.encoder.feed_decoder(decoder.rest())
+                self.receipts += decoder.rest()
+                if not self.is_by_hand:
+                    self.encoder.feed_decoder(self.receipts)
+                    self.receipts = b""
 
     def _obey(self, frame: Frame) -> None:
         self.control.append(frame)
