@@ -374,7 +374,7 @@ class ClientConnection:
 
     def _message(self, one: Stream, raw: Raw) -> None:
         """A whole field section: an interim answer, the final one, or trailers."""
-        status, fields, pairs = read_fields(raw)
+        status, fields, pairs, length = read_fields(raw)
         if one.status:
             if status:
                 raise malformed("trailers with a status (§4.1)")
@@ -389,7 +389,7 @@ class ClientConnection:
         else:
             one.status = status
             if one.method != "HEAD" and status not in (204, 304):
-                one.length = content_length(fields)
+                one.length = length
         self._events.append(Response(one.number, status, fields, pairs))
 
     def _finish(self, one: Stream) -> None:
@@ -572,14 +572,15 @@ def code_name(code: int) -> str:
     return name if name.startswith("QPACK") else f"H3_{name}"
 
 
-def read_fields(raw: Raw) -> tuple[int, dict[str, str], Pairs]:
-    """The status (0: there is none) and the fields of a section."""
+def read_fields(raw: Raw) -> tuple[int, dict[str, str], Pairs, int | None]:
+    """The status (0: there is none), the fields, and the length that they tell. Malformed: one of them is not."""
     status = 0
     if raw and raw[0][0] == b":status":
         if not re.fullmatch(rb"[1-9]\d\d", raw[0][1]):
             raise malformed(f"a status of {raw[0][1][:40]!r} (RFC 9110 §15)")
         status, raw = int(raw[0][1]), raw[1:]
     try:
-        return status, *regular_fields(raw)
+        fields, pairs = regular_fields(raw)
+        return status, fields, pairs, content_length(fields)
     except RemoteProtocolError as error:
         raise Malformed(str(error), ErrorCode.MESSAGE_ERROR) from None
