@@ -191,8 +191,12 @@ class Connection(QuicConnection):
     @property
     def is_delivered(self) -> bool:
         """Has the peer acknowledged all that was written, and every end of a stream?"""
-        senders = [stream.sender for stream in self._streams.values()]
-        return all(one.is_finished or not (one._buffer_stop or one._buffer_fin is not None) for one in senders)
+        for stream in self._streams.values():
+            sender = stream.sender
+            is_ending = sender._buffer_fin is not None or sender._reset_error_code is not None
+            if not sender.is_finished and (is_ending or sender._buffer_start < sender._buffer_stop):
+                return False
+        return True
 
     def next_event(self) -> events.QuicEvent | None:
         event = super().next_event()
