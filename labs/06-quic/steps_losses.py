@@ -142,6 +142,10 @@ async def lost_by_number(c: Check) -> None:
         [*ten, ack(3), lost(why="3 alone is acknowledged: it is three above 0, so 0 is lost; 1 and 2 not yet.")],
         [*ten, ack(7), lost(why="7 is acknowledged: 0-4 are three or more below it. 5 and 6 are not; 8 and 9, which "
                                 "went later, may still come.")],
+        [*ten, ack((5, 6), (0, 3)), ack((0, 3), now=1.101), lost(1.101, why="The second ACK was overtaken by the "
+         "first: 6 is the largest that was acknowledged, and stays it. 4 is two below: not lost.")],
+        [*ten, ack(6, (0, 2)), ack((0, 2), now=1.101), lost(1.101, why="The second ACK was overtaken by the first: 6 "
+         "is the largest that was acknowledged, and stays it. 3 is lost.")],
         [*ten, ack((5, 9), (1, 3)), lost(why="0 and 4 are missing, both three or more below 9.")],
         [*ten, ack(9), lost(), ack(9, (2, 5), now=1.101, why="2-5 were declared lost, and they were only late: that is "
          "no error, and not acknowledged for the first time either; what was in them has gone again.")],
