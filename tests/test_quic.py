@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import random
+import socket
+import time
 
 import pytest
+from aioquic.asyncio.client import connect as aioquic_connect
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.events import StreamDataReceived
 from aioquic.quic.packet import QuicPacketType as In
 from aioquic.tls import Epoch
 
 import certs
+import clients.quic as clients
 from certs.quic import quic_client, quic_server
+from protocols import quic_packets
 from protocols.errors import LocalProtocolError
 from protocols.quic import Connection, reset_token
 from protocols.quic_frames import HandshakeDone, ResetStream, encode
+from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType
 from protocols.quic_packets import long_header, short_header
+from servers import quic, site
+from servers.quic_tokens import Tokens
+from tests.conftest import TICK
 from tests.quic_cases import CASES, LIMITS, MOST, numbers, payloads
 
+PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
 EPOCHS = {
     In.INITIAL: Epoch.INITIAL,
     In.ZERO_RTT: Epoch.ZERO_RTT,
@@ -384,3 +397,341 @@ def test_no_frames_of_any_kind_are_a_surprise(caplog):
         pair.server.handle_timer(pair.now)
         pair.to_client()
     assert not caplog.records
+
+
+# -- On real sockets: strangers -----------------------------------------------------------------------------
+
+
+class Wire:
+    """A UDP socket at the server's door. What comes back is kept."""
+
+    def __init__(self, server, host="127.0.0.1"):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind((host, 0))
+        self.server = server
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, *datagrams):
+        for data in datagrams:
+            with contextlib.suppress(BlockingIOError):
+                self.socket.sendto(data, self.server.address)
+
+    async def receive(self, patience=None):
+        """The next datagram; None if none comes in that time."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(PATIENCE if patience is None else patience):
+                return await loop.sock_recv(self.socket, 65535)
+        except TimeoutError:
+            return None
+
+    async def silence(self):
+        """The server has seen all that was sent, and said nothing to it: it answers what is sent behind."""
+        self.send(UNKNOWN_VERSION)
+        answer = await self.receive()
+        assert answer is not None
+        assert answer[1:5] == bytes(4), answer[:20].hex()
+
+
+@contextlib.asynccontextmanager
+async def aioquic(server, **options):
+    """A connection of aioquic's own asyncio client."""
+    configuration = options.pop("configuration", None) or quic_client("localhost", alpn=["lab"])
+    async with aioquic_connect(*server.address, configuration=configuration, **options) as connection:
+        yield connection
+
+
+async def ask(server, line, **options):
+    """One question, by aioquic's own client."""
+    async with aioquic(server, **options) as connection:
+        return await ask_over(connection, line)
+
+
+async def ask_over(connection, line, data=b""):
+    reader, writer = await connection.create_stream()
+    writer.write(line + b"\n" + data)
+    writer.write_eof()
+    async with asyncio.timeout(PATIENCE):
+        return await reader.read()
+
+
+def first_flight(ticket=None, early=b"", **options):
+    """A client of aioquic's, and what it sends first."""
+    client = QuicConnection(
+        configuration=quic_client("localhost", alpn=["lab"], ticket=ticket),
+        session_ticket_handler=options.pop("keep", None),
+    )
+    client.connect(THERE, 0.0)
+    if early:
+        client.send_stream_data(client.get_next_available_stream_id(), early, end_stream=True)
+    return client, [data for data, _ in client.datagrams_to_send(0.0)]
+
+
+def long(version, destination, source, rest=b"", first=0xC0):
+    """By the invariants alone (RFC 8999 §5.1)."""
+    header = bytes([first]) + version.to_bytes(4, "big") + bytes([len(destination)]) + destination
+    return (header + bytes([len(source)]) + source + rest).ljust(1200, b"\0")
+
+
+UNKNOWN_VERSION = long(0x1A2A3A4A, b"destined", b"come from")
+NOT_ANSWERED = {
+    "nothing": b"",
+    "one byte": b"\xc0",
+    "a long header that ends after its version": b"\xc0\0\0\0\1",
+    "an ID that is longer than the datagram": b"\xc0\0\0\0\1\xff" + bytes(20),
+    "an Initial of 1199 bytes": long(1, b"destined", b"source")[:1199],
+    "an unknown version, of 1199 bytes": UNKNOWN_VERSION[:1199],
+    "Version Negotiation": long(0, b"destined", b"source", b"\0\0\0\1"),
+    "an Initial that nobody can decrypt": long(1, b"destined", b"source", b"\0" + b"\x44\x8f" + bytes(1180)),
+    "an Initial with an ID of 7 bytes": long(1, b"destine", b"source", b"\0" + b"\x44\x8f" + bytes(1180)),
+    "an Initial with an ID of 21 bytes": long(1, bytes(21), b"source", b"\0" + b"\x44\x8f" + bytes(1100)),
+    "an Initial with a token longer than itself": long(1, b"destined", b"source", b"\x7f\xff" + bytes(1100)),
+    "an Initial without the fixed bit": long(1, b"destined", b"source", b"\0\x44\x00" + bytes(1100), first=0x80),
+    "a Handshake packet": long(1, b"destined", b"source", first=0xE0),
+    "a 0-RTT packet": long(1, b"destined", b"source", first=0xD0),
+    "a Retry": long(1, b"destined", b"source", first=0xF0),
+    "a short header of 21 bytes": b"\x40" + bytes(20),
+    "a short header without the fixed bit": bytes(100),
+}
+
+
+async def test_strangers_that_are_not_answered():
+    async with quic.serve() as server:
+        with Wire(server) as wire:
+            for name, data in NOT_ANSWERED.items():
+                wire.send(data)
+                try:
+                    await wire.silence()
+                except AssertionError as error:
+                    raise AssertionError(f"{name} was answered: {error}") from None
+        assert not server.endpoint.all
+
+
+async def test_version_negotiation_tells_what_is_spoken_and_repeats_the_ids():
+    async with quic.serve() as server:
+        for destination, source in [(b"12345678", b""), (b"d" * 255, b"s" * 255), (b"", b"source")]:
+            with Wire(server) as wire:
+                wire.send(long(0xFACEB00C, destination, source))
+                answer = await wire.receive()
+                packet = quic_packets.parse(answer, 0)
+                assert (packet.destination, packet.source) == (source, destination)
+                assert set(packet.versions) == {VERSION_1, VERSION_2}
+                assert len(answer) < 1200
+                wire.send(answer, answer.ljust(1200, b"\0"))  # as another server would get it
+                await wire.silence()
+
+
+async def test_a_client_of_another_version_finds_one_in_common():
+    async with quic.serve() as server:
+        configuration = quic_client("localhost", alpn=["lab"])
+        configuration.original_version = 0x1A2A3A4A
+        configuration.supported_versions = [0x1A2A3A4A, VERSION_1]
+        assert await ask(server, b"count x", configuration=configuration) == b"1\n"
+
+
+async def test_a_hundred_thousand_random_datagrams_quickly():
+    """Two thousand here, the whole by tests/benchmarks/quic.py: a transfer goes on beside them, and nothing is kept."""
+    lots = random.Random(7)
+    async with quic.serve() as server:
+        async with aioquic(server) as client:
+            assert len(await ask_over(client, b"bytes 1000")) == 1000
+            asking = asyncio.create_task(ask_over(client, b"bytes 3000000"))
+            known = [one for link in server.endpoint.all for one in link.ids]
+            with Wire(server) as wire:
+                for n in range(2000):
+                    data = lots.randbytes(lots.choice([1, 20, 50, 300, 1200, 1300]))
+                    if n % 3 == 0:
+                        data = bytes([0xC0 | data[0] & 0x3F]) + b"\0\0\0\1\x08" + data
+                    elif n % 3 == 1:
+                        data = bytes([0x40 | data[0] & 0x3F]) + lots.choice(known) + data
+                    wire.send(data)
+                    if n % 20 == 0:
+                        await asyncio.sleep(0)
+                data = await asking
+                assert data == b"".join(site.cut_pattern(0, 3_000_000))
+        assert server.endpoint.half_open == 0
+        assert all(link.has_ended for link in server.endpoint.all)
+
+
+# -- On real sockets: whose address it is ----------------------------------------------------------------------
+
+
+async def test_retry_proves_the_address_and_costs_the_server_no_memory():
+    async with quic.serve(retry=True) as server:
+        _, (first,) = first_flight()
+        with Wire(server) as wire:
+            wire.send(first)
+            answer = await wire.receive()
+            assert quic_packets.parse(answer, 0).type == PacketType.RETRY
+            assert len(answer) < len(first)
+        assert not server.endpoint.all
+        assert await ask(server, b"count x") == b"1\n"  # aioquic's client understands it.
+
+
+async def after_retry(server, change=lambda token: token, host="127.0.0.1"):
+    """What comes of a client's second Initial, with its token or what *change* makes of it, from that address."""
+    client, (first,) = first_flight()
+    with Wire(server) as wire:
+        wire.send(first)
+        client.receive_datagram(await wire.receive(), THERE, 0.1)
+        client._peer_token = change(client._peer_token)
+        with contextlib.nullcontext(wire) if host == "127.0.0.1" else Wire(server, host) as second:
+            second.send(*[data for data, _ in client.datagrams_to_send(0.1)])
+            client.receive_datagram(await second.receive(), THERE, 0.2)
+    return client._close_event.error_code if client._close_event else "accepted"
+
+
+async def test_a_token_is_for_one_address_and_nobody_else_can_make_one():
+    async with quic.serve(retry=True) as server:
+        assert await after_retry(server) == "accepted"
+        assert await after_retry(server, host="127.0.0.2") == ErrorCode.INVALID_TOKEN
+        for change in (
+            lambda token: token[:-1] + bytes([token[-1] ^ 1]),
+            lambda token: token[:1],
+            lambda token: token[:20] + bytes([token[20] ^ 1]) + token[21:],
+        ):
+            assert await after_retry(server, change) == ErrorCode.INVALID_TOKEN
+        assert len(server.endpoint.all) == 1
+
+
+async def test_a_token_that_is_too_old(monkeypatch):
+    async with quic.serve(retry=True) as server:
+        began = time.time()
+
+        def later(token):
+            monkeypatch.setattr("servers.quic_endpoint.time.time", lambda: began + 11)
+            return token
+
+        assert await after_retry(server, later) == ErrorCode.INVALID_TOKEN
+
+
+def test_what_a_token_says():
+    tokens, others = Tokens(b"k" * 32), Tokens(b"l" * 32)
+    here, port, there = ("10.0.0.1", 1), ("10.0.0.1", 2), ("10.0.0.2", 1)
+    retry, later = tokens.retry(here, b"original", b"ours", 100), tokens.next_time(here, 100)
+    assert tokens.open(retry, here, b"ours", 109) == (True, True, b"original")
+    assert tokens.open(later, port, b"any", 1000) == (False, True, b"")
+    for token, peer, ours, now, by in [
+        (retry, port, b"ours", 100, tokens),
+        (retry, there, b"ours", 100, tokens),
+        (retry, here, b"mine", 100, tokens),
+        (retry, here, b"ours", 111, tokens),
+        (retry, here, b"ours", 100, others),
+        (later, there, b"any", 100, tokens),
+        (later, here, b"any", 3701, tokens),
+        (b"n" + retry[1:], here, b"ours", 100, tokens),
+        (b"r" + later[1:], here, b"ours", 100, tokens),
+        (b"", here, b"ours", 100, tokens),
+        (b"anything", here, b"ours", 100, tokens),
+    ]:
+        assert not by.open(token, peer, ours, now).is_good
+
+
+async def test_a_token_for_the_next_time_saves_the_retry():
+    tokens = []
+    async with quic.serve(retry=True) as server:
+        async with aioquic(server, token_handler=tokens.append) as connection:
+            await ask_over(connection, b"count x")
+        assert len(tokens) == 1
+        configuration = quic_client("localhost", alpn=["lab"], token=tokens[0])
+        async with aioquic(server, configuration=configuration) as connection:
+            assert await ask_over(connection, b"count x") == b"2\n"
+            assert connection._quic._retry_count == 0
+
+
+async def test_a_busy_server_asks_for_proof_and_a_full_one_refuses():
+    async with quic.serve(busy=3, max_half_open=5) as server:
+        with contextlib.ExitStack() as stack:
+            kinds = []
+            for _ in range(5):
+                wire = stack.enter_context(Wire(server))
+                wire.send(*first_flight()[1])
+                kinds.append(quic_packets.parse(await wire.receive(), 0).type)
+            assert kinds == [PacketType.INITIAL] * 3 + [PacketType.RETRY] * 2
+            assert server.endpoint.half_open == 3
+            assert await ask(server, b"count x") == b"1\n"
+    async with quic.serve(retry=False, max_connections=2) as server:
+        async with aioquic(server), aioquic(server):
+            client, (first,) = first_flight()
+            with Wire(server) as wire:
+                wire.send(first)
+                client.receive_datagram(await wire.receive(), THERE, 0.1)
+            assert client._close_event.error_code == ErrorCode.CONNECTION_REFUSED
+
+
+async def test_who_does_not_finish_the_handshake_is_forgotten():
+    async with quic.serve(handshake_seconds=4 * TICK) as server:
+        with Wire(server) as wire:
+            wire.send(*first_flight()[1])
+            assert await wire.receive()
+            assert server.endpoint.half_open == 1
+            async with asyncio.timeout(PATIENCE):
+                while server.endpoint.all:
+                    server.endpoint.gone.clear()
+                    await server.endpoint.gone.wait()
+                    await asyncio.sleep(0)
+        assert server.endpoint.half_open == 0
+        assert not server.endpoint.links
+
+
+# -- On real sockets: a server that has forgotten -----------------------------------------------------------
+
+
+async def test_stateless_resets_are_smaller_than_what_they_answer_and_not_too_many():
+    key = b"k" * 32
+    async with quic.serve(key=key) as server:
+        token = reset_token(server.endpoint.reset_key, b"12345678")
+        with Wire(server) as wire:
+            for size in (22, 30, 43, 44, 1200):
+                wire.send(b"\x4012345678".ljust(size, b"x"))
+                answer = await wire.receive()
+                assert 21 <= len(answer) < size
+                assert answer[-16:] == token
+                assert answer[0] & 0xC0 == 0x40
+            for _ in range(300):
+                wire.send(b"\x4012345678".ljust(100, b"x"))
+            await asyncio.sleep(0)
+            answers = 0
+            wire.send(UNKNOWN_VERSION)
+            while (await wire.receive())[1:5] != bytes(4):
+                answers += 1
+            assert answers <= 120
+
+
+async def test_two_servers_do_not_answer_each_other_for_ever():
+    """A datagram of one, sent to the other in its name, and so on: each answer is shorter, and soon there is none."""
+    async with quic.serve(key=b"a" * 32) as one, quic.serve(key=b"b" * 32) as other:
+        with Wire(one) as to_one, Wire(other) as to_other:
+            data, count = b"\x40" + bytes(99), 0
+            for wire in itertools.cycle((to_one, to_other)):
+                wire.send(data)
+                answer = await wire.receive(2 * TICK)
+                if answer is None:
+                    break
+                assert len(answer) < len(data)
+                data, count = answer, count + 1
+            assert count < 25
+
+
+async def test_a_server_that_was_restarted_says_that_it_has_forgotten():
+    async with quic.serve(key=b"k" * 32) as server:
+        address = server.address
+        client = clients.connect(*address, alpn=["lab"], name="localhost")
+        connection = await client.__aenter__()
+        for link in server.endpoint.all:  # It is gone without a word, as after a crash.
+            link.connection.vanish()
+            link.forget()
+            break
+        stream = await connection.open_stream()
+        await stream.write(b"count x\n")
+        with pytest.raises(clients.QuicError):
+            await stream.read_all()
+        assert connection.ended.how == "reset"
+        with contextlib.suppress(clients.QuicError):
+            await client.__aexit__(None, None, None)
