@@ -125,7 +125,7 @@ async def connect(
                 copy = dataclasses.replace(configuration)
                 connection = Connection(copy, family, address, window, on_event, watch)
                 try:
-                    connection.start()
+                    connection.start(early)
                     if not early:
                         await connection.handshaken()
                     elif number < len(found):

@@ -31,6 +31,7 @@ from protocols.tls_numbers import Alert, readable, words
 BATCH = 64  # datagrams that are read in one turn; then others have theirs, and the server its ACK
 UNSENT = 1 << 18  # bytes of a stream that the server has not acknowledged: then write() waits
 STREAMS = 100  # that may be full at a time and hold up no other: so many windows has the connection
+HOLD = 0.005  # seconds that our hello waits for early data. A packet later, the server's answer may overtake it
 MAX_STRAY = 100  # of the server's streams, or of its datagrams, that nobody has asked for: more are refused, or dropped
 
 RECEIVE_BUFFER = 1 << 21  # bytes that the kernel keeps for us; it may be allowed less
@@ -144,10 +145,13 @@ class Connection:
 
     # The socket and the clock.
 
-    def start(self) -> None:
-        """Send the first flight."""
+    def start(self, early: bool) -> None:
+        """Send the first flight; if there may be early data, as soon as there is some."""
         self.quic.connect(self._address, self._loop.time())
-        self._turn()
+        if early and self.quic.may_send_early:
+            self._timer = self._loop.call_later(HOLD, self._ring)
+        else:
+            self._turn()
 
     def _open(self) -> socket.socket:
         """Connected, so the kernel drops what strangers send, and tells if nobody is there (ICMP)."""
