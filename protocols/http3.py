@@ -124,7 +124,8 @@ class Stream:
         self.frames = Decoder(max_frame)
         self.ended = False  # The client has ended the stream.
         self.whole = False  # It has said all, and that is read.
-        self.state = "head"  # what must come: the head; body, or trailers; the end; nothing is looked at any more
+        self.state = "head"  # what must come: the head; body, or trailers; the end. Or `nothing` is looked at any more;
+        # or it was `refused` or `stopped` before it began
         self.waits = self.resumes = False  # Its fields wait for QPACK's table; that has what they need.
         self.is_known = False  # There was an event of it.
         self.began: float | None = now  # when, if its head is not here yet
@@ -227,7 +228,7 @@ class ServerConnection:
         if stream >= self._last:  # It crossed our GOAWAY: to be sent again, elsewhere (§5.2).
             one.state = "refused"
         elif stream in self._stopped:
-            one.state = "refused"
+            one.state = "stopped"
             del self._stopped[stream]
         if early := self._early.pop(stream, None):
             one.priority, one.updated = early, True
@@ -288,9 +289,8 @@ class ServerConnection:
 
     def _request(self, one: Stream, now: float) -> Event | None:
         """The next event of this stream; None: it has no more for the time being."""
-        if one.state == "refused":
-            self._quic.consume(one.id, len(one.frames.rest()))
-            self._forget(one, ErrorCode.REQUEST_REJECTED)
+        if one.state in ("refused", "stopped"):
+            self._forget(one, ErrorCode.REQUEST_REJECTED if one.state == "refused" else ErrorCode.REQUEST_CANCELLED)
             return None
         if one.resumes:
             one.resumes = False
@@ -441,7 +441,6 @@ class ServerConnection:
             way.frames.rest()
         self._quic.consume(way.id, before - way.frames.unread)
         if way.ended:
-            self._quic.consume(way.id, way.frames.unread)
             self._one_way_ends(way.id)
 
     def _is_for(self, way: OneWay, type_: int, now: float) -> None:
@@ -551,7 +550,9 @@ class ServerConnection:
         if not one.head_sent or one.ending or one.out:
             raise LocalProtocolError("no head yet, or the end is sent, or a piece still waits")
         if data:
-            one.head += self._framed(one, Frame(FrameType.DATA, b"", 0, len(data)))
+            if self._watch:
+                self._watch(">", stream, Frame(FrameType.DATA, data))
+            one.head += encode(Frame(FrameType.DATA, b"", 0, len(data)))
         one.out, one.ending, one.trailers, one.moved = memoryview(data), end, trailers, now
 
     def _framed(self, one: Stream, frame: Frame) -> bytes:

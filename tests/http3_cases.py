@@ -281,7 +281,7 @@ CASES = {
         [begins(headers(POST)), Stops(0), Ends(0)],
         RST(0, ErrorCode.REQUEST_CANCELLED),
     ),
-    "4.1.1 stopped before it began": ([Stops(0), ask(headers())], RST(0, ErrorCode.REQUEST_REJECTED)),
+    "4.1.1 stopped before it began": ([Stops(0), ask(headers())], RST(0, ErrorCode.REQUEST_CANCELLED)),
     # §5.2: "Receiving a GOAWAY containing a larger identifier than previously received MUST be treated as a connection
     # error of type H3_ID_ERROR"
     "5.2 GOAWAY": ([control(numbered(FrameType.GOAWAY, 0)), ask(headers())], ANSWER(200)),

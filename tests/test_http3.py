@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
+from aioquic.asyncio import QuicConnectionProtocol
+from aioquic.asyncio import connect as aioquic_connect
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
 from hypothesis import given
 from hypothesis import strategies as st
 
+import certs
 from protocols.errors import RemoteProtocolError
 from protocols.http2 import Data, Pause, Request, Trailers
 from protocols.http3 import ServerConnection
 from protocols.http3_frames import (
     LAST_REQUEST,
     Decoder,
+    ErrorCode,
     Frame,
     FrameType,
     SettingCode,
@@ -26,6 +35,8 @@ from protocols.http3_frames import (
     settings,
 )
 from protocols.http3_qpack import FieldDecoder, FieldEncoder, TooLarge, count_lines
+from servers import http3, site
+from tests.conftest import TICK
 from tests.http3_cases import (
     ANSWER,
     CASES,
@@ -35,9 +46,13 @@ from tests.http3_cases import (
     RST,
     TABLE,
     Ends,
+    On,
     Stops,
+    data,
+    headers,
     insert,
     section,
+    wire,
 )
 
 # -- Frames ------------------------------------------------------------------------------------------
@@ -189,6 +204,7 @@ class Quic:
         return self.next_stream
 
     def send_stream_data(self, stream_id, data, end_stream=False):
+        """As aioquic, which has no mercy."""
         if stream_id == self.next_stream:
             self.next_stream += 4
         assert stream_id not in self.finished
@@ -306,4 +322,156 @@ def test_every_rule(at_once):
             wanting = {stream: size - quic.consumed.get(stream, 0) for stream, size in came.items()}
             if any(wanting.values()):
                 wrong[f"{name}: not given back"] = ("nothing", wanting)
+    assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
+
+
+# -- The server, and a client by hand ----------------------------------------------------------------
+
+PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
+
+
+class Peer(QuicConnectionProtocol):
+    """A client that sends what it likes, on aioquic's transport and nothing of its HTTP/3."""
+
+    def __init__(self, *arguments, **more) -> None:
+        super().__init__(*arguments, **more)
+        self.frames, self.whole, self.resets, self.stops = {}, set(), {}, {}
+        self.encoder = FieldDecoder(1 << 20)  # reads what the server's encoder wrote
+        self.control, self.interim = [], {}
+        self.ended = None
+        self.more = asyncio.Event()
+
+    def quic_event_received(self, event) -> None:
+        if isinstance(event, events.StreamDataReceived):
+            stream = event.stream_id
+            if stream == 7:
+                self.encoder.feed(self.of(stream, event.data).rest())
+            else:
+                self.of(stream, event.data)
+            if event.end_stream:
+                self.whole.add(stream)
+        elif isinstance(event, events.StreamReset):
+            self.resets[event.stream_id] = event.error_code
+        elif isinstance(event, events.StopSendingReceived):
+            self.stops[event.stream_id] = event.error_code
+        elif isinstance(event, events.ConnectionTerminated):
+            self.ended = event
+        self.more.set()
+
+    def of(self, stream, data) -> Decoder:
+        if stream not in self.frames:
+            self.frames[stream] = Decoder(1 << 24)
+            self.frames[stream].receive_data(data)
+            if stream & 2:
+                self.frames[stream].next_number()
+        else:
+            self.frames[stream].receive_data(data)
+        return self.frames[stream]
+
+    def do(self, *steps) -> None:
+        """What the cases are made of."""
+        for step in steps:
+            if isinstance(step, Ends):
+                self._quic.reset_stream(step.stream, step.code)
+            elif isinstance(step, Stops):
+                if not step.stream & 2:
+                    self._quic._get_or_create_stream_for_send(step.stream)
+                self._quic.stop_stream(step.stream, step.code)
+            else:
+                self._quic.send_stream_data(step.stream, step.data, step.end)
+        self.transmit()
+
+    async def until(self, done):
+        while not (found := done()):
+            self.more.clear()
+            await self.more.wait()
+        return found
+
+    async def answer(self, stream=0):
+        """The fields and the body of the answer."""
+        await self.until(lambda: stream in self.whole or stream in self.resets or self.ended)
+        if stream in self.resets:
+            raise ConnectionAbortedError(ErrorCode(self.resets[stream]).name)
+        assert not self.ended, self.ended
+        got = joined(self.frames[stream].frames())
+        heads = [self.fields(stream, frame.payload) for frame in got if frame.type == FrameType.HEADERS]
+        self.interim[stream] = heads[:-1]
+        return heads[-1], b"".join(frame.payload for frame in got if frame.type == FrameType.DATA)
+
+    def fields(self, stream, packed):
+        return {name.decode(): value.decode() for name, value in self.encoder.section(stream, packed)}
+
+    async def get(self, path, *more, method="GET", body=None, stream=None, chunks=None):
+        stream = self._quic.get_next_available_stream_id() if stream is None else stream
+        self.do(get(stream, path, *more, method=method, body=body))
+        return await self.answer(stream)
+
+    async def ends(self):
+        """With which error of HTTP/3 the server ends the connection."""
+        await self.until(lambda: self.ended)
+        return self.ended.error_code
+
+
+def get(stream=0, path="/", *more, method="GET", body=None, end=True) -> On:
+    pairs = [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path), *more]
+    return On(stream, wire(headers(pairs), *([data(body)] if body is not None else [])), end)
+
+
+def quic_settings(**more) -> QuicConfiguration:
+    return QuicConfiguration(
+        is_client=True, alpn_protocols=["h3"], server_name="localhost", cafile=str(certs.FOLDER / "root.pem"), **more
+    )
+
+
+@contextlib.asynccontextmanager
+async def peer_of(server, *steps, patience=PATIENCE, wait_connected=True, session_ticket_handler=None, **more):
+    """A connection, after a good beginning or after these steps."""
+    async with asyncio.timeout(patience):
+        async with aioquic_connect(
+            *server.address,
+            configuration=more.pop("configuration", None) or quic_settings(**more),
+            create_protocol=Peer,
+            wait_connected=wait_connected,
+            session_ticket_handler=session_ticket_handler,
+        ) as peer:
+            peer.do(*(steps or GREETING))
+            yield peer
+
+
+def respond(request):
+    """The site, and what waits until it is cancelled."""
+    return asyncio.Event().wait() if "x-wait" in request.fields else site.respond(request)
+
+
+async def test_rules_over_quic():
+    """A fourth of the cases, and all in which a stream ends abruptly: each on a connection of its own, as datagrams."""
+    wrong = {}
+    async with http3.serve(respond=respond, max_connections=1000) as server:
+
+        async def one(name):
+            wanted = CASES[name][1]
+            async with peer_of(server) as peer:
+                if any(isinstance(step, Stops) and step.stream in (3, 7, 11) for step in CASES[name][0]):
+                    await peer.until(lambda: {3, 7, 11} <= peer.frames.keys())
+                for step in CASES[name][0]:
+                    await peer.ping() if isinstance(step, Ends | Stops) else None
+                    peer.do(step)
+                if isinstance(wanted, CLOSE):
+                    found = CLOSE(await peer.ends())
+                elif isinstance(wanted, RST):
+                    await peer.until(lambda: peer.resets or peer.ended)
+                    found = peer.resets and RST(*peer.resets.popitem())
+                elif isinstance(wanted, ANSWER):
+                    status = int((await peer.answer())[0][":status"])
+                    found = ANSWER(200 if status == 204 else status)
+                else:
+                    await peer.ping()
+                    await peer.ping()
+                    found = peer.ended or peer.resets or None
+            if found != wanted:
+                wrong[name] = (wanted, found)
+
+        names = [name for name in CASES if not name.startswith("bare")]
+        abrupt = [name for name in names if any(isinstance(step, Ends | Stops) for step in CASES[name][0])]
+        await asyncio.gather(*map(one, {*names[::4], *abrupt}))
     assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
