@@ -50,6 +50,8 @@ log = logging.getLogger("servers.http3")  # Silent, unless main() gives it a voi
 class Server:
     """A running server: what its connections share."""
 
+    endpoint: Endpoint
+
     def __init__(self, respond: Respond, limits: Http3Limits) -> None:
         self.respond, self.limits = respond, limits
         self.tick = min(limits[:3])  # seconds; no deadline is nearer than that
@@ -156,7 +158,7 @@ async def serve(
                 sock.close()
                 if port or error.errno != errno.EADDRINUSE or attempt == ATTEMPTS - 1:
                     raise
-        endpoint = Endpoint(
+        endpoint = server.endpoint = Endpoint(
             sock,
             configuration,
             lambda link: Talk(server, link),

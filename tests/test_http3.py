@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
+import os
+import time
 
 import pytest
 from aioquic.asyncio import QuicConnectionProtocol
@@ -338,7 +342,7 @@ class Peer(QuicConnectionProtocol):
         self.frames, self.whole, self.resets, self.stops = {}, set(), {}, {}
         self.encoder = FieldDecoder(1 << 20)  # reads what the server's encoder wrote
         self.control, self.interim = [], {}
-        self.ended = None
+        self.ended = self.completed = None
         self.more = asyncio.Event()
 
     def quic_event_received(self, event) -> None:
@@ -356,6 +360,8 @@ class Peer(QuicConnectionProtocol):
             self.stops[event.stream_id] = event.error_code
         elif isinstance(event, events.ConnectionTerminated):
             self.ended = event
+        elif isinstance(event, events.HandshakeCompleted):
+            self.completed = event
         self.more.set()
 
     def of(self, stream, data) -> Decoder:
@@ -401,9 +407,9 @@ class Peer(QuicConnectionProtocol):
     def fields(self, stream, packed):
         return {name.decode(): value.decode() for name, value in self.encoder.section(stream, packed)}
 
-    async def get(self, path, *more, method="GET", body=None, stream=None, chunks=None):
+    async def get(self, path, *more, method="GET", body=None, stream=None, end=True):
         stream = self._quic.get_next_available_stream_id() if stream is None else stream
-        self.do(get(stream, path, *more, method=method, body=body))
+        self.do(get(stream, path, *more, method=method, body=body, end=end))
         return await self.answer(stream)
 
     async def ends(self):
@@ -475,3 +481,195 @@ async def test_rules_over_quic():
         abrupt = [name for name in names if any(isinstance(step, Ends | Stops) for step in CASES[name][0])]
         await asyncio.gather(*map(one, {*names[::4], *abrupt}))
     assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
+
+
+# -- The site ----------------------------------------------------------------------------------------
+
+SITE = [  # method, path, fields, status, and what the answer must have
+    ("GET", "/", [], 200, {"content-length": "16"}, b"Hello, network!\n"),
+    ("HEAD", "/", [], 200, {"content-length": "16"}, b""),
+    ("HEAD", "/bytes/1000000", [], 200, {"content-length": "1000000"}, b""),
+    ("GET", "/bytes/1000000", [], 200, {"content-length": "1000000"}, b"".join(site.cut_pattern(0, 1_000_000))),
+    ("GET", "/bytes/1000", [("range", "bytes=3-5")], 206, {"content-range": "bytes 3-5/1000"}, b"\3\4\5"),
+    ("GET", "/bytes/1000", [("range", "bytes=1000-")], 416, {"content-range": "bytes */1000"}, None),
+    ("GET", "/bytes/1000", [("if-none-match", '"1000"')], 304, {"etag": '"1000"'}, b""),
+    ("GET", "/bytes/1000", [("if-match", '"5"')], 412, {}, None),
+    ("GET", "/text", [("accept-encoding", "gzip")], 200, {"content-encoding": "gzip", "vary": "accept-encoding"}, None),
+    ("GET", "/nothing", [], 404, {}, None),
+    ("DELETE", "/", [], 405, {"allow": "GET, HEAD, OPTIONS, POST"}, None),
+    ("BREW", "/", [], 501, {}, None),
+    ("GET", "/status/204", [], 204, {}, b""),
+    ("OPTIONS", "*", [], 204, {}, b""),
+    ("GET", "/redirect", [], 302, {"location": "/"}, None),
+    ("POST", "/", [("content-type", "text/x-what")], 200, {"content-type": "text/x-what"}, b"some words"),
+    ("PUT", "/upload", [], 200, {}, None),
+    ("POST", "/", [("content-length", str(1 << 40))], 413, {}, None),
+    ("GET", "/", [("x", "y" * 40000)], 431, {}, None),
+]
+
+
+async def test_the_site_is_what_it_is_over_other_versions():
+    async with http3.serve() as server, peer_of(server) as peer:
+        for method, path, more, status, fields, body in SITE:
+            has_body = method in ("POST", "PUT") and status == 200
+            got, content = await peer.get(
+                path, *more, method=method, body=b"some words" if has_body else None, end=status != 413
+            )
+            assert got[":status"] == str(status), (method, path)
+            assert fields.items() <= got.items(), (method, path)
+            assert "date" in got
+            assert body is None or content == body, (method, path)
+        fields = json.loads((await peer.get("/headers", ("cookie", "a=1"), ("cookie", "b=2")))[1])["fields"]
+        assert fields == {"host": "localhost", "cookie": "a=1; b=2"}
+
+
+async def test_streams_overtake_each_other():
+    async with http3.serve() as server, peer_of(server) as peer:
+        peer.do(get(0, "/slow?seconds=0.3"), get(4), get(8, "/status/404"))
+        assert (await peer.answer(4))[1] == b"Hello, network!\n"
+        assert (await peer.answer(8))[0][":status"] == "404"
+        assert 0 not in peer.whole
+        assert (await peer.answer(0))[1] == b"That took 0.3 s.\n"
+
+
+async def test_events_arrive_one_by_one():
+    async with http3.serve() as server, peer_of(server) as peer:
+        peer.do(get(0, "/events?n=3&interval=0.1"))
+        times = []
+        while 0 not in peer.whole:
+            peer.more.clear()
+            await peer.more.wait()
+            times.append(time.monotonic())
+        assert times[-1] - times[0] > 0.15
+        assert (await peer.answer(0))[1].count(b"data: event") == 3
+
+
+async def test_100_continue_is_sent_when_the_body_is_wanted():
+    async with http3.serve() as server, peer_of(server) as peer:
+        expect = [("expect", "100-continue"), ("content-length", "5")]
+        peer.do(get(0, "/upload", *expect, method="POST", end=False))
+        await peer.until(lambda: 0 in peer.frames)
+        frame = peer.frames[0].next_frame()
+        assert peer.fields(0, frame.payload) == {":status": "100"}
+        peer.do(On(0, wire(data(b"hello")), True))
+        _, body = await peer.answer(0)
+        assert json.loads(body) == {"bytes": 5, "sha256": hashlib.sha256(b"hello").hexdigest()}
+        peer.do(get(4, "/status/404", *expect, method="POST", end=False))
+        assert (await peer.answer(4))[0][":status"] == "405"
+        await peer.until(lambda: 4 in peer.stops)
+        assert peer.stops[4] == ErrorCode.NO_ERROR  # RFC 9114 §4.1: answered, and nobody needs the rest
+        assert not peer.interim[4]
+
+
+async def test_a_body_goes_both_ways_at_once_and_trailers_end_it():
+    """A large echo, with windows that are much smaller: what comes back makes room for more to be sent."""
+    size = 1_000_000
+    body = os.urandom(size)
+    async with http3.serve(stream_window=50_000, connection_window=80_000) as server, peer_of(server) as peer:
+        peer.do(get(0, "/", method="POST", end=False))
+        for at in range(0, size, 100_000):
+            peer.do(On(0, wire(data(body[at : at + 100_000]))))
+        peer.do(On(0, wire(headers([("x-sum", "42")])), True))
+        assert (await peer.answer(0))[1] == body
+
+
+async def test_a_mistake_of_ours_costs_one_stream():
+    async def half(request):
+        async def body():
+            yield b"half of it"
+            raise ZeroDivisionError
+
+        return site.Response(200, [("content-length", "20")], body())
+
+    def fails(request):
+        return {"/half": half, "/bad": lambda _: 1 / 0}.get(request.target, site.respond)(request)
+
+    async with http3.serve(respond=fails) as server, peer_of(server) as peer:
+        assert (await peer.get("/bad"))[0][":status"] == "500"
+        with pytest.raises(ConnectionAbortedError, match="INTERNAL_ERROR"):
+            await peer.get("/half")
+        assert (await peer.get("/"))[0][":status"] == "200"
+
+
+# -- Time, and those who are slow --------------------------------------------------------------------
+
+
+async def test_a_head_that_does_not_come_is_given_up():
+    """Slowloris; and a head that waits for an insert that never comes."""
+    async with http3.serve(head_seconds=4 * TICK) as server, peer_of(server) as peer:
+        peer.do(On(0, wire(headers())[:-1]), CASES["RFC 9204 §2.1.2 blocked"][0][0]._replace(stream=4), get(8, "/"))
+        await peer.until(lambda: {0, 4} <= peer.resets.keys())
+        assert peer.resets == {0: ErrorCode.REQUEST_REJECTED, 4: ErrorCode.REQUEST_REJECTED}
+        assert (await peer.answer(8))[0][":status"] == "200"
+
+
+async def test_a_body_that_does_not_come_is_answered_with_408():
+    async with http3.serve(body_seconds=4 * TICK) as server, peer_of(server) as peer:
+        peer.do(get(0, "/upload", method="POST", end=False))
+        assert (await peer.answer(0))[0][":status"] == "408"
+
+
+async def test_who_does_not_read_holds_up_only_that_stream():
+    """A stream blocks at its window, and is given up; others go on. What it held is held no more."""
+    settings = quic_settings(max_stream_data=100_000)
+    async with http3.serve(body_seconds=6 * TICK) as server, peer_of(server, configuration=settings) as peer:
+        peer._quic._write_stream_limits = lambda **_: None  # It opens no window any more.
+        peer.do(get(0, "/bytes/10000000"))
+        await peer.until(lambda: peer.frames.get(0, Decoder()).unread or 0 in peer.resets)
+        assert (await peer.get("/bytes/50000", stream=4))[1] == b"".join(site.cut_pattern(0, 50_000))
+        (talk,) = server.talks
+        assert talk.link.connection.unacknowledged() < 300_000
+        await peer.until(lambda: 0 in peer.resets)
+        assert peer.resets[0] == ErrorCode.REQUEST_CANCELLED
+        assert not talk.conn.streams
+
+
+async def test_who_asks_for_nothing_is_sent_away():
+    async with http3.serve(idle_seconds=4 * TICK) as server, peer_of(server) as peer:
+        assert await peer.ends() == ErrorCode.NO_ERROR
+
+
+async def test_the_end_lets_what_is_in_flight_finish():
+    """GOAWAY for all numbers, then with the last; what came too late is rejected, and can be sent again elsewhere."""
+    serving = http3.serve()
+    server = await serving.__aenter__()
+    async with peer_of(server) as peer:
+        peer.do(get(0, "/slow?seconds=0.5"), get(4, "/bytes/3000000"))
+        await peer.until(lambda: 4 in peer.frames)
+        ending = asyncio.create_task(serving.__aexit__(None, None, None))
+
+        def goaways():
+            peer.control += [frame for frame in peer.frames[3].frames() if frame.type == FrameType.GOAWAY]
+            return list(map(parse_numbered, peer.control))
+
+        await peer.until(lambda: len(goaways()) == 2)
+        assert goaways() == [LAST_REQUEST, 8]
+        peer.do(get(8))
+        with pytest.raises(ConnectionAbortedError, match="REQUEST_REJECTED"):
+            await peer.answer(8)
+        assert len((await peer.answer(4))[1]) == 3_000_000
+        assert (await peer.answer(0))[1] == b"That took 0.5 s.\n"
+        assert await peer.ends() == ErrorCode.NO_ERROR
+        await ending
+
+
+# -- Early data (RFC 8470) ---------------------------------------------------------------------------
+
+
+async def test_what_is_not_safe_is_too_early():
+    tickets = []
+    async with http3.serve() as server:
+        async with peer_of(server, session_ticket_handler=tickets.append) as peer:
+            await peer.get("/")
+            await peer.until(lambda: tickets)
+        settings = quic_settings(session_ticket=tickets[0])
+        steps = [*GREETING, get(0), get(4, "/upload", method="POST", body=b"once")]
+        async with peer_of(server, *steps, configuration=settings, wait_connected=False) as peer:
+            assert (await peer.answer(0))[0][":status"] == "200"
+            assert (await peer.answer(4))[0][":status"] == "425"
+            await peer.until(lambda: peer.completed)
+            assert peer.completed.early_data_accepted
+            assert (await peer.get("/upload", method="POST", body=b"again", stream=8))[0][":status"] == "200"
+            more = ("early-data", "1")  # A gateway in front of us has got it early.
+            assert (await peer.get("/upload", more, method="POST", body=b"", stream=12))[0][":status"] == "425"
+            assert (await peer.get("/", more, stream=16))[0][":status"] == "200"
