@@ -264,7 +264,8 @@ class Connection(QuicConnection):
         is_last = self._close_pending
         self._renew_keys()
         datagrams = super().datagrams_to_send(now)
-        if self._sizes and not (self._trying or is_last) and self._handshake_confirmed and path.is_validated:
+        may_try = self._state is QuicConnectionState.CONNECTED and not (self._trying or is_last)
+        if self._sizes and may_try and self._handshake_confirmed and path.is_validated:
             datagrams += self._try_larger(now)
         if is_last:
             if not path.is_validated and path.bytes_sent > 3 * path.bytes_received:
