@@ -26,7 +26,8 @@ gives the same to be sent.
         connection.buffered(stream)                         # bytes not acknowledged: wait with more; change() again
         connection.reset(stream, code); connection.stop(stream, code); connection.close(code, reason)
 
-on_event may be called before connect() has returned, so *core* must be there first, and `connection` may not be.
+on_event may be called before connect() has returned, so *core* must be there first, and `connection` may not be. The
+last event is ConnectionTerminated; `connection.ended` tells more, and then nothing can be sent.
 
 Run:   make quic-server   and in a second terminal   make quic-client
 Try:   make quic-client ARGS=--early                         the second time, the question is in the first flight

@@ -324,6 +324,7 @@ class Connection:
             self._timer.cancel()
         if self.quic.get_timer() is not None:
             self.quic.handle_timer(float("inf"))  # aioquic would wait for late packets. It writes the qlog now.
+            self._hear()  # Its last event.
         for waiter in self._pings.values():
             if not waiter.done():
                 waiter.set_exception(QuicError(ended))
