@@ -55,6 +55,8 @@ def calls_role(exercise: ModuleType, scripts: str) -> list[list[dict[str, Any]]]
         signal.signal(signal.SIGPROF, stop)
         signal.setitimer(signal.ITIMER_PROF, MOST)
         found.append(play(exercise, [Call(name, unpacked(given)) for name, given in one]))
+        if "late" in found[-1][-1]:
+            break  # It would hang at the others, too.
     signal.setitimer(signal.ITIMER_PROF, 0)
     return found
 
@@ -155,7 +157,7 @@ def typed(text: str) -> Call:
         if form.isupper() or words:
             word = words.pop(0)
             if form in "Dd":
-                arguments.append(bytes.fromhex(word))
+                arguments.append(bytes.fromhex(word.replace("-", "")))
             elif form == "R":
                 arguments.append([(int(a), int(b or a)) for a, _, b in (one.partition("-") for one in word.split(","))])
             else:
@@ -176,7 +178,7 @@ def spoken(script: Iterable[Call]) -> str:
             elif form == "e":
                 words.append("yes" if value else "no")
             else:
-                words.append(value.hex() if isinstance(value, bytes) else f"{value:g}" if form == "t" else str(value))
+                words.append((value.hex() or "-") if form in "Dd" else f"{value:.9g}" if form == "t" else str(value))
         said.append(" ".join(words))
     return "; ".join(said)
 
@@ -193,7 +195,7 @@ async def hold(c: Check, *scripts: Sequence[Call], random: bool = False) -> None
     answers = await c.start("calls_role", json.dumps(jobs), host="client").result(PATIENCE - 1)
     wrong = [
         (at, script, found)
-        for script, found in zip(scripts, answers, strict=True)
+        for script, found in zip(scripts, answers, strict=False)
         if (at := first_wrong(script, found)) is not None
     ]
     if wrong:

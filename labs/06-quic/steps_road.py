@@ -28,9 +28,7 @@ def judge(c: Check, ends: list[dict[str, Any]], lanes: list[Any], pieces: tuple[
         found = [said for _, _, said in end["notes"]]
         at = asking.first_wrong(script, found)
         if at is not None:
-            asking.show(
-                c, at, script, found, before=told[:6], otherwise=SENTENCES.get(script[at].name, "") + f" ({side})"
-            )
+            asking.show(c, at, script, found, f"At the {side}: {SENTENCES[script[at].name]}", told[:6])
         c.did(f"= the {side} sent {end['packets']} packets, and took these for lost: {end['lost'] or 'none'}")
     for side, end, wanted in zip(("client", "server"), ends, reversed(pieces), strict=True):
         if not end["whole"]:
