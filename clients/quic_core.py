@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import secrets
 import ssl
 from dataclasses import replace
 from typing import Any, cast
@@ -97,6 +98,9 @@ class ClientConnection(Connection):
                 pair.setup_initial(cid=self._peer_cid.cid, is_client=True, version=version)
             self._cryptos[tls.Epoch.INITIAL] = self._cryptos_initial[self._version or 0]
         else:
+            if before:  # Another attempt, and so another ID to send it to (§7.2): who looks on takes it for what it is.
+                self._peer_cid.cid = secrets.token_bytes(len(self._peer_cid.cid))
+                self._original_destination_connection_id = self._peer_cid.cid
             super()._connect(now)
         for (old, packets), space in zip(before, self._spaces.values(), strict=False):
             if space is not old:  # Version Negotiation: another hello, but the same early data.
