@@ -16,8 +16,8 @@ from aioquic.quic import events
 from aioquic.tls import SessionTicket
 
 from certs.quic import quic_client
+from clients.quic_core import ClientConnection
 from labkit.lab import Host, Network
-from protocols.quic import Connection
 from protocols.quic_packets import VERSION_1
 
 
@@ -55,7 +55,7 @@ class Talk:
         self.tokens: list[bytes] = []
         configuration = quic_client("server.lab", alpn=["lab"], ticket=ticket, token=token, idle_seconds=idle)
         configuration.supported_versions = list(versions)
-        self.connection = Connection(
+        self.connection = ClientConnection(
             configuration=configuration,
             session_ticket_handler=self.tickets.append,
             token_handler=self.tokens.append,
@@ -68,12 +68,16 @@ class Talk:
         self.pongs = 0
         self.is_ready = False
         self.was_early: bool | None = None  # Has the server taken what was sent as 0-RTT?
-        self.ended: events.ConnectionTerminated | None = None
         self.connection.connect(self.server, time.monotonic())
 
     @property
     def port(self) -> int:
         return int(self.socket.getsockname()[1])
+
+    @property
+    def ended(self) -> events.ConnectionTerminated | None:
+        """How the connection has ended; None: it has not."""
+        return self.connection.ended
 
     # -- What a client does ------------------------------------------------------------------------
 
@@ -173,5 +177,3 @@ class Talk:
                 self.datagrams.append(data)
             case events.PingAcknowledged():
                 self.pongs += 1
-            case events.ConnectionTerminated():
-                self.ended = event
