@@ -12,7 +12,7 @@ import re
 import signal
 import socket
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -179,6 +179,8 @@ def spoken(script: Iterable[Call]) -> str:
                 words.append("yes" if value else "no")
             else:
                 words.append((value.hex() or "-") if form in "Dd" else f"{value:.9g}" if form == "t" else str(value))
+        while len(words) > 1 and FORMS[one.name][len(words) - 2].islower() and words[-1] in ("0", "yes"):
+            words.pop()
         said.append(" ".join(words))
     return "; ".join(said)
 
@@ -260,13 +262,16 @@ def show(
     """Tell a script up to the call that was answered wrongly, and fail; *why*: if no call says it."""
     rights = play(solution, script)
     c.story.clear()
-    for number, (one, said) in enumerate(zip(script[: at + 1], found, strict=False)):
-        c.did(f"> {shown(one)}")
-        start, end, text = one.mark
-        if number == at and end:
-            ahead = len(one.name) + 3 + 3 * start
-            c.did(" " * ahead + "^" * (3 * (end - start) - 1) + f" {text}")
-        c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}")
+    for line in before:
+        c.did(line)
+    for number, end in runs(script[: at + 1], found):
+        one, said = script[number], found[number]
+        c.did(f"> {shown(one, [other.arguments[0] for other in script[number:end] if end > number + 1])}")
+        start, stop, text = one.mark
+        if number == at and stop:
+            c.did(" " * (len(one.name) + 3 + 3 * start) + "^" * (3 * (stop - start) - 1) + f" {text}")
+        if one.name not in QUIET or "value" not in said:
+            c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}{' each' if end > number + 1 else ''}")
     one, said, right = script[at], found[at], rights[at]
     why = next((earlier.why for earlier in reversed(script[: at + 1]) if earlier.why), why)
     prefix = f"{one.name}() raised {said['raised']}. " if "raised" in said else ""
@@ -276,12 +281,33 @@ def show(
     if all("value" in one and isinstance(one["value"], dict) and "hex" in one["value"] for one in (said, right)):
         got, wanted = (bytes.fromhex(one["value"]["hex"]) for one in (said, right))
     line = spoken(script[: at + 1])
-    reproduce = f"echo '{line}' | nc -u -w1 127.0.0.1 7006" if len(line) < 200 else ""
+    reproduce = f"echo '{line}' | nc -u -w1 127.0.0.1 7006" if len(line) < 300 else ""
     c.fail(prefix + why, got=got, wanted=wanted, reproduce=reproduce)
 
 
-def shown(one: Call) -> str:
-    """A call as Python writes it; but bytes as hex, and a time as what it is."""
+QUIET = ("send", "forget")  # They return nothing.
+
+
+def runs(script: Sequence[Call], found: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Where calls begin and end that differ in their packet number alone: they are told in one line, but the last."""
+    start = 0
+    for at, one in enumerate(script):
+        after = script[at + 1] if at + 2 < len(script) else None
+        if (
+            after is None
+            or one.name not in ("send", "receive")
+            or (one.name, one.arguments[1:], found[at]) != (after.name, after.arguments[1:], found[at + 1])
+        ):
+            yield start, at + 1
+            start = at + 1
+
+
+def shown(one: Call, numbers: Sequence[int] = ()) -> str:
+    """A call as Python writes it; but bytes as hex, and a time as what it is. *numbers*: of packets, instead of one."""
+    if len(numbers) > 1:
+        listed = [number(value) for value in numbers]
+        told = listed if len(listed) < 13 else [*listed[:6], "…", *listed[-4:]]
+        return f"{one.name}({' '.join(told)}, {shown(one).partition(', ')[2]}"
     words = []
     for form, value in zip(FORMS[one.name].upper(), one.arguments, strict=True):
         if form == "D":

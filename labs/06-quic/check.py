@@ -46,7 +46,7 @@ peer: at a gigabit per second ACKs alone are a load. They leave out numbers on p
 close the connection of whoever acknowledges one (§21.4). And beneath all this every packet is encrypted, its number,
 too (RFC 9001 §5.4), so that nobody on the way can come to rely on it.
 
-In this lab: protocols/quic_packets.py, quic_frames.py and quic_recovery.py are the same in a few words more, and aioquic
-has the rest. Ask your own books: `make quic-exercise`, and in another terminal
+In this lab: protocols/quic_packets.py, quic_frames.py and quic_recovery.py are the same in a few words more, and
+aioquic has the rest. Ask your own books: `make quic-exercise`, and in another terminal
 `echo 'send 0; send 1; send 2; send 3; receive_ack 1-3 0 0.1; lost 0.1' | nc -u -w1 127.0.0.1 7006`.
 """

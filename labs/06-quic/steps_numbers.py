@@ -83,7 +83,7 @@ async def varint_written(c: Check) -> None:
 
 @step(
     "an integer that is cut off is refused",
-    rfc="RFC 9000 §12.4, §20.1: a frame that is badly formatted is a FRAME_ENCODING_ERROR",
+    rfc="RFC 9000 §20.1: a frame that is badly formatted is a FRAME_ENCODING_ERROR",
     symptom="The bytes end before the integer does, and yours returns a value, or breaks with a Python error. A peer "
     "can send that at any time.",
     where="Before you read: is there a first byte at `at`? Before you use them: are all the bytes there that it "
