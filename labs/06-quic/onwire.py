@@ -10,7 +10,7 @@ from labkit.lab import Network, Seen
 from protocols.quic_frames import Frame
 from protocols.quic_opened import Onlooker
 from protocols.quic_packets import Packet, PacketType
-from protocols.tls_opened import key_log
+from protocols.tls_opened import Secrets, key_log
 
 F = TypeVar("F", bound=Frame)
 
@@ -34,10 +34,15 @@ class Opened(NamedTuple):
         return [frame for frame in self.frames if isinstance(frame, kind)]
 
 
+def secrets() -> Secrets:
+    """The key log of this run."""
+    path = os.environ.get("SSLKEYLOGFILE", "")
+    return key_log(Path(path).read_text()) if path else {}
+
+
 def opened(net: Network, source: str | None = None) -> list[Opened]:
     """All packets of QUIC so far, in the order of the capture; *source*: those that this host has sent."""
-    path = os.environ.get("SSLKEYLOGFILE", "")
-    onlooker = Onlooker(key_log(Path(path).read_text()) if path else {})
+    onlooker = Onlooker(secrets())
     found = []
     for p in net.packets():
         if p.protocol != "udp":
