@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import certs
+from certs.contexts import server_context
+from certs.quic import quic_server
+from clients.altsvc import Browser
+from clients.http1_connection import Origin
 from protocols.altsvc import (
     BROKEN,
     DAY,
@@ -20,6 +35,10 @@ from protocols.altsvc import (
     field,
     parse,
 )
+from protocols.errors import RemoteProtocolError
+from protocols.http2_client import Response
+from servers import http1, http2, http3, site
+from tests.conftest import TICK, need_tool
 
 H3, H2 = Alternative(b"h3", "", 443), Alternative(b"h2", "", 443)
 
@@ -225,3 +244,430 @@ def test_not_everything_is_remembered():
     assert cache.find(("https", "0.example", 443), (b"h3",), 0.0) is None
     assert cache.find(("https", "1.example", 443), (b"h3",), 0.0)
     assert len(cache._known) == len(cache._failures) == MAX_ORIGINS
+
+
+# -- The client --------------------------------------------------------------------------------------
+
+LONG = 600 * TICK  # what may happen at once gets this long on a busy machine
+
+
+class Site:
+    """The lab's site, which counts what it is asked, and tells of other places. `told`: what Alt-Svc says over TCP."""
+
+    def __init__(self, told: str = "") -> None:
+        self.told, self.seen, self.fields, self.statuses = told, Counter(), [], []
+
+    def tcp(self, request: site.Request) -> site.Response:
+        found = self.answer(request, "tcp")
+        return found._replace(fields=(*found.fields, ("alt-svc", self.told))) if self.told else found
+
+    def quic(self, request: site.Request) -> site.Response:
+        return self.answer(request, "quic")
+
+    def answer_both(self, request: site.Request) -> site.Response:
+        return self.answer(request, "either")
+
+    def answer(self, request: site.Request, way: str) -> site.Response:
+        self.seen[f"{request.method} {way}"] += 1
+        self.fields.append(dict(request.fields))
+        found = site.respond(request._replace(method="GET"))  # A POST's answer would be one to wait for.
+        assert isinstance(found, site.Response)
+        return found._replace(status=self.statuses.pop(0)) if self.statuses and way == "quic" else found
+
+
+@pytest.fixture(scope="module")
+def tls() -> ssl.SSLContext:
+    return server_context(alpn=["h2", "http/1.1"])
+
+
+@contextlib.asynccontextmanager
+async def tcp_server(site: Site, tls: ssl.SSLContext) -> AsyncIterator[str]:
+    async with http2.serve(respond=site.tcp, ssl=tls) as server:
+        yield f"https://127.0.0.1:{server.address[1]}"
+
+
+@contextlib.asynccontextmanager
+async def browser(**options) -> AsyncIterator[Browser]:
+    async with asyncio.timeout(LONG), Browser(**{"timeout": LONG, "patience": LONG, **options}) as it:
+        yield it
+
+
+def deaf() -> socket.socket:
+    """Somebody has the port, and says nothing: so a network looks that lets no UDP through."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def hop(us: Browser, url: str) -> str:
+    return us.next_hop[url]
+
+
+async def test_it_moves_to_quic_with_the_next_request(tls):
+    """On the same port number; the user sees the same URL, and the server is told which way was taken (§5)."""
+    here = Site()
+    async with http3.serve(respond=here.answer_both, ssl=tls) as server, browser() as us:
+        url = f"https://127.0.0.1:{server.address[1]}"
+        for way in ("h2", "h3", "h3"):
+            answer = await us.request("GET", url + "/bytes/1000")
+            assert (answer.status, len(answer.body), answer.url, hop(us, url)) == (200, 1000, url + "/bytes/1000", way)
+        assert (await us.request("POST", url + "/", body=b"x")).status == 200
+        assert hop(us, url) == "h3"
+    assert ["alt-used" in fields for fields in here.fields] == [False, True, True, True]
+    assert here.fields[1]["alt-used"] == url.removeprefix("https://")
+
+
+async def test_from_http1_too():
+    """A server that has no HTTP/2 can have HTTP/3."""
+    here = Site()
+    async with http3.serve(respond=here.quic) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        only_1 = server_context(alpn=["http/1.1"])
+        async with http1.serve(respond=here.tcp, ssl=only_1) as server, browser() as us:
+            url = f"https://127.0.0.1:{server.address[1]}"
+            for way in ("http/1.1", "h3"):
+                async with us.stream("GET", url + "/bytes/100000") as answer:
+                    assert sum([len(piece) async for piece in answer.body]) == 100_000
+                assert hop(us, url) == way
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_where_udp_is_blocked(tls, method):
+    """The request goes over TCP after the time it is given, its user sees no error, and it is run once."""
+    here, loop = Site(), asyncio.get_running_loop()
+    body = b"x" if method == "POST" else None
+    with deaf() as sock:
+        here.told = f'h3=":{sock.getsockname()[1]}"; ma=5000'
+        async with tcp_server(here, tls) as url, browser(patience=4 * TICK, broken=1000) as us:
+            origin = Origin(*("https", "127.0.0.1", int(url.rpartition(":")[2])))
+            await us.request("GET", url)
+            here.seen.clear()
+            start = loop.time()
+            answer = await us.request(method, url, body=body)
+            took = loop.time() - start
+            assert (answer.status, hop(us, url), here.seen) == (200, "h2", {f"{method} tcp": 1})
+            assert took >= 4 * TICK
+            start = loop.time()
+            await us.request(method, url, body=body)  # It is left alone now: no time is lost.
+            assert loop.time() - start < took
+            one = us.alternatives._known[origin][0][0]
+            assert us.alternatives.failed(origin, one, loop.time()) == 2000
+
+
+async def test_a_hundred_at_once_where_udp_is_blocked(tls):
+    """They wait once, all together; and that counts as one failure."""
+    here, loop = Site(), asyncio.get_running_loop()
+    with deaf() as sock:
+        here.told = f'h3=":{sock.getsockname()[1]}"'
+        async with tcp_server(here, tls) as url, browser(patience=4 * TICK, broken=1000) as us:
+            await us.request("GET", url)
+            start = loop.time()
+            answers = await asyncio.gather(*(us.request("POST", url, body=b"x") for _ in range(100)))
+            assert loop.time() - start < 4 * TICK + 20 * TICK
+            assert {answer.status for answer in answers} == {200}
+            assert here.seen == {"GET tcp": 1, "POST tcp": 100}
+            ((count, _),) = us.alternatives._failures.values()
+            assert count == 1
+
+
+async def test_it_is_tried_again_after_a_while(tls):
+    here, loop = Site(), asyncio.get_running_loop()
+    async with http3.serve(respond=here.quic) as quic:
+        with deaf() as sock:
+            here.told = f'h3=":{sock.getsockname()[1]}"'
+            async with tcp_server(here, tls) as url, browser(patience=2 * TICK, broken=4 * TICK) as us:
+                await us.request("GET", url)
+                await us.request("GET", url)
+                until = loop.time() + 4 * TICK
+                port, here.told = sock.getsockname()[1], f'h3=":{quic.address[1]}"'
+                assert hop(us, url) == "h2"
+                sock.close()
+                async with http3.serve("127.0.0.1", port, respond=here.quic):
+                    us._quic._patience = us._patience = LONG
+                    while hop(us, url) == "h2":
+                        here.told = f'h3=":{port}"'
+                        await us.request("GET", url)
+                        await asyncio.sleep(TICK / 2)
+                    assert loop.time() >= until - TICK / 2
+                    assert us.alternatives._failures == {}  # It works: what was is forgotten.
+
+
+async def test_where_nobody_listens(tls):
+    """ICMP says so: no time is lost at all."""
+    here = Site()
+    with deaf() as sock:
+        here.told = f'h3=":{sock.getsockname()[1]}"'
+    async with tcp_server(here, tls) as url, browser() as us:
+        for _ in range(2):
+            assert (await us.request("POST", url, body=b"x")).status == 200
+        assert (hop(us, url), here.seen) == ("h2", {"POST tcp": 2})
+
+
+@pytest.mark.parametrize("certificate", ["wrong-name", "unknown-ca", "expired"])
+async def test_the_certificate_must_be_the_origins(tls, certificate):
+    """§2.1: else whoever can add a field could have all requests from then on."""
+    here, there = Site(), Site()
+    configuration = quic_server(certificate, alpn=["h3"])
+    async with http3.serve(respond=there.quic, configuration=configuration) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            for _ in range(3):
+                assert (await us.request("GET", url)).status == 200
+            assert (hop(us, url), here.seen, there.seen) == ("h2", {"GET tcp": 3}, {})
+
+
+async def test_on_another_host(tls):
+    """The alternative's name is where to connect; the certificate and the authority are the origin's (§2)."""
+    here = Site()
+    async with http3.serve("127.0.0.1", respond=here.quic) as quic:
+        here.told = f'h3="localhost:{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            await us.request("GET", url)
+            await us.request("GET", url)
+            assert hop(us, url) == "h3"
+    assert here.fields[1]["host"] == url.removeprefix("https://")
+    assert here.fields[1]["alt-used"] == f"localhost:{quic.address[1]}"
+
+
+async def test_421(tls):
+    """§6: the alternative does not speak for this origin. Whatever the method, it is asked over TCP, and remembered."""
+    here = Site()
+    async with http3.serve(respond=here.quic) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            await us.request("GET", url)
+            here.told, here.statuses = "", [421]
+            for _ in range(2):
+                assert (await us.request("POST", url, body=b"x")).status == 200
+            assert here.seen == {"GET tcp": 1, "POST quic": 1, "POST tcp": 2}
+
+
+async def test_clear(tls):
+    here = Site()
+    async with http3.serve(respond=here.quic) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            await us.request("GET", url)
+            await us.request("GET", url)
+            assert hop(us, url) == "h3"
+            us._learn(Origin("https", "127.0.0.1", int(url.rpartition(":")[2])), answer("clear"))
+            await us.request("GET", url)
+            assert hop(us, url) == "h2"
+
+
+def answer(value: str, status: int = 200) -> Response:
+    return Response(0, status, {"alt-svc": value}, [("alt-svc", value)])
+
+
+async def test_what_is_not_learned():
+    """From http:// anybody could have said it (§2.1); 421 does not speak for the origin (§6); an old answer is old."""
+    async with browser() as us:
+        plain, safe = Origin("http", "a.example", 80), Origin("https", "a.example", 443)
+        us._learn(plain, answer('h3=":443"'))
+        us._learn(safe, answer('h3=":443"', 421))
+        us._learn(safe, answer('h3=":443"; ma=30')._replace(fields={"alt-svc": 'h3=":443"; ma=30', "age": "31"}))
+        assert us.alternatives._known == {}
+        us._learn(safe, answer('h3=":443"; ma=30')._replace(fields={"alt-svc": 'h3=":443"; ma=30', "age": "no"}))
+        assert us.alternatives._known
+
+
+async def test_when_it_is_too_old_the_connection_is_still_good(tls):
+    """§2.2: the age limits new connections, not those that there are."""
+    here = Site()
+    async with http3.serve(respond=here.quic) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            await us.request("GET", url)
+            await us.request("GET", url)
+            us.alternatives._known.clear()
+            await us.request("GET", url)
+            assert hop(us, url) == "h3"
+            await us._quic._connections[0].close()
+            await us.request("GET", url)
+            assert hop(us, url) == "h2"
+
+
+async def test_425_is_asked_again(tls):
+    """With the ticket of a browser that was, the first request goes out early; the server wants it later (RFC 8470)."""
+    here, tickets = Site(), {}
+    async with http3.serve(respond=here.quic) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url:
+            async with browser(tickets=tickets) as us:
+                await us.request("GET", url)
+                await us.request("GET", url)
+            assert tickets
+            async with browser(tickets=tickets) as us:
+                await us.request("GET", url)
+                here.seen.clear()
+                here.statuses = [425]
+                assert (await us.request("GET", url)).status == 200
+                assert (hop(us, url), here.seen) == ("h3", {"GET quic": 2})
+
+
+async def test_early_where_udp_is_blocked(tls):
+    """0-RTT into a hole: the request is safe, so it goes over TCP when nothing has come back."""
+    here, tickets = Site(), {}
+    async with tcp_server(here, tls) as url:
+        async with http3.serve(respond=here.quic) as quic, browser(tickets=tickets) as us:
+            here.told = f'h3=":{quic.address[1]}"'
+            await us.request("GET", url)
+            await us.request("GET", url)
+        port = quic.address[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", port))
+            async with browser(tickets=tickets, patience=4 * TICK) as us:
+                await us.request("GET", url)
+                here.seen.clear()
+                assert (await us.request("GET", url)).status == 200
+                assert (hop(us, url), here.seen) == ("h2", {"GET tcp": 1})
+
+
+class Way(asyncio.DatagramProtocol):
+    """A path between one client and the server, which can be blocked in the middle of everything."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server, self._client, self.blocked = server, None, False
+
+    def connection_made(self, transport) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, address) -> None:
+        if address != self._server:
+            self._client = address
+        if not self.blocked:
+            self._transport.sendto(data, self._client if address == self._server else self._server)
+
+
+@contextlib.asynccontextmanager
+async def way_to(server: tuple[str, int]) -> AsyncIterator[tuple[Way, int]]:
+    transport, way = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: Way(server), local_addr=("127.0.0.1", 0)
+    )
+    try:
+        yield way, transport.get_extra_info("sockname")[1]
+    finally:
+        transport.close()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_path_that_dies(tls, method):
+    """It has worked, then nothing comes back any more. A POST asks first whether anybody is there; it is run once."""
+    here = Site()
+    body = b"x" if method == "POST" else None
+    async with http3.serve(respond=here.quic, drain_seconds=TICK) as quic, way_to(quic.address) as (way, port):
+        here.told = f'h3=":{port}"'
+        async with tcp_server(here, tls) as url, browser(patience=6 * TICK) as us:
+            await us.request("GET", url)
+            await us.request("GET", url)
+            assert hop(us, url) == "h3"
+            way.blocked = True
+            here.seen.clear()
+            if method == "POST":
+                await asyncio.sleep(7 * TICK)  # Else it is believed to be there: what was heard is too new to ask.
+            assert (await us.request(method, url, body=body)).status == 200
+            assert (hop(us, url), here.seen) == ("h2", {f"{method} tcp": 1})
+
+
+async def test_what_may_have_run_is_not_run_again(tls):
+    """The server has the POST, and its answer never comes: that is an error, and nothing that can be hidden."""
+    here = Site()
+    loop = asyncio.get_running_loop()
+    quic = http3.serve(respond=lambda request: blocked(request), drain_seconds=TICK)
+    async with quic as server, way_to(server.address) as (way, port):
+
+        def blocked(request: site.Request) -> site.Response:
+            if request.method == "POST":
+                way.blocked = True
+            return here.quic(request)
+
+        here.told = f'h3=":{port}"'
+        async with tcp_server(here, tls) as url, browser(patience=6 * TICK) as us:
+            await us.request("GET", url)
+            await us.request("GET", url)
+            here.seen.clear()
+            start = loop.time()
+            with pytest.raises(OSError, match="nothing came back"):
+                await us.request("POST", url, body=b"x")
+            assert here.seen == {"POST quic": 1}
+            assert loop.time() - start < LONG
+            assert (await us.request("POST", url, body=b"x")).status == 200  # The next one goes over TCP.
+            assert here.seen == {"POST quic": 1, "POST tcp": 1}
+
+
+async def test_what_the_server_says_wrong_is_told(tls):
+    """An answer that is malformed is no reason to ask elsewhere: the connection is good."""
+    here = Site()
+
+    def broken(request: site.Request) -> site.Response:
+        found = here.quic(request)
+        return found._replace(fields=(*found.fields, ("content-length", "5"), ("content-length", "6")))
+
+    async with http3.serve(respond=broken) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            await us.request("GET", url)
+            with pytest.raises(RemoteProtocolError):
+                await us.request("GET", url)
+            assert us.alternatives._failures == {}
+
+
+async def test_redirects_find_their_own_way(tls):
+    """Another origin has not told us anything: it is asked over TCP."""
+    here, there = Site(), Site()
+    async with http3.serve(respond=here.quic) as quic, tcp_server(there, tls) as other:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            await us.request("GET", url)
+            answer = await us.request("GET", f"{url}/redirect?n=2")
+            assert (answer.status, hop(us, url)) == (200, "h3")
+            assert (await us.request("GET", other)).status == 200
+            assert hop(us, other) == "h2"
+
+
+async def test_http_is_http1():
+    async with http1.serve() as server, browser() as us:
+        url = f"http://127.0.0.1:{server.address[1]}"
+        assert (await us.request("GET", url)).status == 200
+        assert us.next_hop == {url: "http/1.1"}
+
+
+async def test_caddy(tmp_path: Path):
+    """Its own alt-svc, obeyed."""
+    need_tool("caddy")
+    with deaf() as sock:
+        port = sock.getsockname()[1]
+    (tmp_path / "Caddyfile").write_text(
+        f"{{\n admin off\n auto_https off\n storage file_system {tmp_path}\n}}\nhttps://localhost:{port} {{\n"
+        f" tls {certs.FOLDER / 'server.pem'} {certs.FOLDER / 'server.key'}\n respond hello\n}}\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        "caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile",
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"https://localhost:{port}"
+    try:
+        async with browser() as us:
+            while True:
+                try:
+                    answer = await us.request("GET", url)
+                    break
+                except OSError:
+                    await asyncio.sleep(TICK)
+            assert (answer.body, hop(us, url)) == (b"hello", "h2")
+            assert ((await us.request("GET", url)).body, hop(us, url)) == (b"hello", "h3")
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_the_move_can_be_watched(tls):
+    async with http3.serve(ssl=tls) as server:
+        command = [sys.executable, "-m", "clients.http3", "--h2-first", f"https://127.0.0.1:{server.address[1]}/"]
+        found = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=LONG)
+    assert (found.returncode, found.stderr) == (0, "")
+    first, move, second = found.stdout.partition("= Alt-Svc: the next request goes over QUIC")
+    assert "HEADERS stream 1" in first
+    assert move
+    assert "stream 0: HEADERS" in second
