@@ -23,6 +23,26 @@ _SERVANTS = {"NEW_CONNECTION_ID"}  # They come in bunches, and are told last.
 _Address = tuple[str, int]
 
 
+class Run(NamedTuple):
+    """Packets that follow each other and carry more of one stream, and perhaps an ACK on the side."""
+
+    of: tuple[str, ...]  # what else is told of each of them
+    first: int  # packet numbers
+    last: int
+    size: int
+
+    def and_then(self, other: Run) -> Run | None:
+        """Both in one; None: they do not follow each other."""
+        if (other.of, other.first) != (self.of, self.last + 1):
+            return None
+        return Run(self.of, self.first, other.last, self.size + other.size)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        *before, stream, again = self.of
+        return (*before, "1-RTT", f"pn {self.first}-{self.last}", f"{stream} +{self.size} B{again}")
+
+
 class Told(NamedTuple):
     """A datagram in words."""
 
@@ -30,6 +50,7 @@ class Told(NamedTuple):
     words: tuple[str, ...]
     kind: Hashable  # the same for datagrams that carry the same in other numbers
     weight: int  # 5: what was sent before. 2: more than data and acknowledgements
+    run: Run | None = None
 
 
 class Datagrams:
@@ -67,7 +88,8 @@ class Datagrams:
             words.append(f"len {len(payload)}")
         again = any(word.endswith(" again") for word in words)
         plain = all(isinstance(frame, Ack | Stream | Padding) and not getattr(frame, "fin", False) for frame in frames)
-        return Told(sight.number, tuple(words), tuple(kind), 5 if again else 0 if plain and frames else 2)
+        weight = 5 if again else 0 if plain and frames else 2
+        return Told(sight.number, tuple(words), tuple(kind), weight, _run(words, sight.packets))
 
     def _path(self, sight: Sight, client: _Address) -> list[str]:
         """Where the client is, if it is elsewhere than before."""
@@ -123,6 +145,22 @@ class Datagrams:
                 if line := _LINE.match(frame.data):
                     return f"STREAM {frame.stream} {line[0].decode()}{' FIN' if frame.fin else ''}"
         return str(frame)
+
+
+def _run(words: list[str], packets: list[Seen]) -> Run | None:
+    """A datagram that a run can begin with, or go on with: nothing else may be told of it."""
+    packet = packets[0]
+    streams = [frame for frame in packet.frames or () if isinstance(frame, Stream)]
+    others = [frame for frame in packet.frames or () if not isinstance(frame, Stream | Ack)]
+    if len(packets) > 1 or len(streams) != 1 or others or streams[0].fin:
+        return None
+    at = words.index(str(packet.packet.type))
+    told = [word for word in words[at + 1 :] if not word.startswith(("pn ", "ACK "))]
+    for again in ("", " again"):
+        if told == [f"{streams[0]}{again}"]:
+            of = (*words[:at], f"STREAM {streams[0].stream}", again)
+            return Run(of, packet.number, packet.number, len(streams[0].data))
+    return None
 
 
 class _Pieces:

@@ -10,13 +10,14 @@ acknowledgements. Equal ones that follow at once share a line: RST seq 49 (×12)
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from labkit import console
 from labkit.inside import Reader
-from labkit.inside_quic import Datagrams
+from labkit.inside_quic import Datagrams, Run
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 from protocols.tls_opened import Secrets
 
@@ -41,6 +42,7 @@ class Rung:
     words: tuple[str, ...]
     weight: int
     connection: Hashable = None  # to which it belongs
+    run: Run | None = None  # of QUIC, that it may be part of
     times: int = 1  # how many equal packets it stands for
     pause: float = 0.0  # ms of silence before it, where that is long
 
@@ -159,7 +161,7 @@ def _quic(p: Seen, known: _Connections) -> Rung | None:
     kind = (p.source, p.target, told.kind)
     weight = told.weight if kind in known.kinds else max(4, told.weight)
     known.kinds.add(kind)
-    return Rung(p, told.words, _weighed(p, weight), ("QUIC", told.connection))
+    return Rung(p, told.words, _weighed(p, weight), ("QUIC", told.connection), told.run)
 
 
 def _other(p: Seen) -> Rung:
@@ -199,12 +201,25 @@ def collapse(found: Iterable[Rung]) -> list[Rung]:
     last = 0.0  # when the packet before was seen
     for rung in found:
         p = rung.packet
-        if joined and _line(joined[-1]) == _line(rung) and p.time - last < _AT_ONCE and not rung.pause:
+        at_once = joined and p.time - last < _AT_ONCE and not rung.pause
+        if at_once and _line(joined[-1]) == _line(rung):
             joined[-1] = replace(joined[-1], times=joined[-1].times + 1)
+        elif at_once and (both := _as_run(joined[-1], rung)):
+            joined[-1] = both
         else:
             joined.append(rung)
         last = p.time
     return joined
+
+
+def _as_run(before: Rung, rung: Rung) -> Rung | None:
+    """Both in one, where they go on with one stream and had the same fate, but for its milliseconds."""
+    same = [(one.connection, one.packet.source, re.sub(r"[\d.]+", "", one.packet.fate)) for one in (before, rung)]
+    if same[0] != same[1] or before.run is None or rung.run is None or not (run := before.run.and_then(rung.run)):
+        return None
+    number = tuple(word for word in before.words[:1] if word.startswith("#"))
+    weight, times = max(before.weight, rung.weight), before.times + 1
+    return replace(before, words=(*number, *run.words), run=run, weight=weight, times=times)
 
 
 def _line(rung: Rung) -> tuple[str, ...]:

@@ -308,6 +308,10 @@ class Onlooker:
 
     def _by_destination(self, data: bytes, path: int | None) -> int | None:
         """A short packet belongs to the connection whose ID it carries, wherever it comes from (RFC 9000 §9)."""
+        if path is not None:  # Who replays a hello makes two connections with the same ID, on two paths.
+            known = self._connections[path].ids
+            if any(data.startswith(one) for one in (*known[True], *known[False]) if one):
+                return path
         for length in {len(one) for one in self._by_id}:
             if (index := self._by_id.get(data[:length])) is not None:
                 return index
