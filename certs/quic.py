@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.logger import QuicFileLogger
 from aioquic.tls import SessionTicket
 
 import certs
 from certs.contexts import ensure
+from certs.qlog import FileLogger
 
 logging.getLogger("quic").setLevel(logging.CRITICAL)  # For its makers: what a peer does is no warning to us.
 
@@ -110,5 +110,5 @@ def _configuration(
         configuration.secrets_log_file = cast(TextIO, KeyLog(Path(secrets)))
     if logs := qlog or os.environ.get("QLOGDIR"):
         Path(logs).mkdir(parents=True, exist_ok=True)
-        configuration.quic_logger = QuicFileLogger(str(logs))
+        configuration.quic_logger = FileLogger(Path(logs))
     return configuration

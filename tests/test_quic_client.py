@@ -740,29 +740,48 @@ async def test_a_lossy_doubling_reordering_network():
 # --- What it writes down ----------------------------------------------------------------------------
 
 
-async def test_qlog_and_key_log(tmp_path):
-    (tmp_path / "qlog").mkdir()
-    async with aioquic_server() as server:
-        async with connect("127.0.0.1", server.port, qlog=tmp_path / "qlog", key_log=tmp_path / "keys") as connection:
-            await get(connection, 10_000)
-    (file,) = (tmp_path / "qlog").iterdir()
-    log = json.loads(file.read_text())
-    assert log["qlog_version"] == "0.3"
-    assert log["qlog_format"] == "JSON"
-    (trace,) = log["traces"]
-    assert trace["vantage_point"]["type"] == "client"
-    assert trace["common_fields"]["ODCID"] == connection.quic.original_destination_connection_id.hex() == file.stem
-    names = {event["name"] for event in trace["events"]}
-    assert names >= {"transport:packet_sent", "transport:packet_received", "recovery:metrics_updated"}
+def in_order(trace: dict) -> None:
+    """What qvis asks of a trace, or it shows an error (its QlogLoaderV2.ts, CongestionGraphD3Renderer.ts)."""
+    assert trace["events"]
     times = [event["time"] for event in trace["events"]]
     assert times == sorted(times)
-    kinds = {
-        frame["frame_type"]
-        for event in trace["events"]
-        if event["name"] in ("transport:packet_sent", "transport:packet_received")
-        for frame in event["data"]["frames"]
-    }
-    assert kinds >= {"crypto", "ack", "stream", "handshake_done", "connection_close"}
+    for event in trace["events"]:
+        data = event["data"]
+        assert set(event) == {"time", "name", "data"}
+        assert event["name"].count(":") == 1
+        assert "packet_type" not in data
+        if event["name"] in ("transport:packet_sent", "transport:packet_received"):
+            assert {"packet_size", "payload_length"}.isdisjoint(data["header"])
+            assert data["header"]["packet_type"] in ("initial", "handshake", "0RTT", "1RTT", "retry")
+            assert data["raw"]["length"] > 0
+            assert all(isinstance(frame["frame_type"], str) for frame in data["frames"])
+        elif event["name"] == "recovery:packet_lost":
+            assert data["header"]["packet_number"] >= 0
+
+
+async def test_qlog_and_key_log(tmp_path):
+    source, folder = random.Random(3), tmp_path / "qlog"
+    async with serve(qlog=folder) as server:
+        async with connect(*server.address, qlog=folder, key_log=tmp_path / "keys") as connection:
+            send = connection._send
+            connection._send = lambda data: send(data) if source.random() > 0.1 else None
+            stream = await connection.open_stream()
+            await stream.finish(b"echo\n" + bytes(300_000))
+            await stream.read_all()
+        first = connection.quic.original_destination_connection_id.hex()
+        await until(lambda: len(list(folder.iterdir())) == 2)
+    for side in ("client", "server"):
+        log = json.loads((folder / f"{first}_{side}.qlog").read_text())
+        assert (log["qlog_version"], log["qlog_format"], len(log["traces"])) == ("0.3", "JSON", 1)
+        (trace,) = log["traces"]
+        assert trace["vantage_point"]["type"] == side
+        assert trace["common_fields"]["ODCID"] == first
+        in_order(trace)
+        names = {event["name"] for event in trace["events"]}
+        assert names >= {"transport:packet_sent", "transport:packet_received", "recovery:metrics_updated"}
+        assert "recovery:packet_lost" in names or side == "server"
+        kinds = {frame["frame_type"] for event in trace["events"] for frame in event["data"].get("frames", ())}
+        assert kinds >= {"crypto", "ack", "stream", "handshake_done", "connection_close"}
     labels = {line.split()[0] for line in (tmp_path / "keys").read_text().splitlines()}
     sides = ("CLIENT", "SERVER")
     assert labels >= {f"{side}_{what}" for side in sides for what in ("HANDSHAKE_TRAFFIC_SECRET", "TRAFFIC_SECRET_0")}
