@@ -14,12 +14,13 @@ from aioquic.asyncio import QuicConnectionProtocol
 from aioquic.asyncio import connect as aioquic_connect
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import certs
-from protocols.errors import RemoteProtocolError
-from protocols.http2 import Data, Pause, Request, Trailers
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.http2 import Data, Pause, Request, Reset, Trailers
+from protocols.http2_messages import Priority
 from protocols.http3 import ServerConnection
 from protocols.http3_frames import (
     LAST_REQUEST,
@@ -45,18 +46,29 @@ from tests.http3_cases import (
     ANSWER,
     CASES,
     CLOSE,
+    CONTROL,
+    DECODER,
+    ENCODER,
     GET,
+    GREASE,
     GREETING,
+    NEXT,
+    POST,
     RST,
     TABLE,
     Ends,
     On,
     Stops,
+    ask,
+    begins,
+    control,
     data,
     headers,
     insert,
+    one_way,
     section,
     wire,
+    without,
 )
 
 # -- Frames ------------------------------------------------------------------------------------------
@@ -481,6 +493,210 @@ async def test_rules_over_quic():
         abrupt = [name for name in names if any(isinstance(step, Ends | Stops) for step in CASES[name][0])]
         await asyncio.gather(*map(one, {*names[::4], *abrupt}))
     assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
+
+
+KINDS = [*FrameType, 2, 0x21]
+PAYLOADS = st.one_of(
+    st.binary(max_size=12),
+    st.sampled_from([section(GET), section([("x", "y")]), b"\x02\0\x80", bytes(4), b"\x7f\xff", b"\6\1", b"\0\0"]),
+)
+ANY_STEP = st.one_of(
+    st.builds(
+        lambda stream, kind, payload, end: On(stream, wire(Frame(kind, payload)), end),
+        st.sampled_from([0, 0, 4, CONTROL, CONTROL, NEXT]),
+        st.sampled_from(KINDS),
+        PAYLOADS,
+        st.booleans(),
+    ),
+    st.builds(On, st.sampled_from([0, 4, CONTROL, ENCODER, DECODER, NEXT]), st.binary(max_size=12), st.booleans()),
+    st.builds(Ends, st.sampled_from([0, 4, NEXT, 18])),
+    st.builds(Stops, st.sampled_from([0, 4, 8])),
+)
+
+
+@given(st.lists(ANY_STEP, max_size=30), st.booleans())
+@example([On(0, wire(headers(), data()), True)], True)
+@example([On(ENCODER, b"\x3f\xe1\x1f", False)], False)
+def test_garbage_is_refused_and_nothing_else(steps, at_once):
+    over, possible = set(), []  # QUIC lets nothing through behind the end of a stream.
+    for step in steps:
+        if step.stream not in over:
+            possible.append(step)
+        if isinstance(step, Ends) or (isinstance(step, On) and step.end):
+            over.add(step.stream)
+    serve_in_memory([*GREETING, *possible], at_once)
+
+
+def flood(make, now=0.0, most=20000) -> int:
+    """How often a client may do this at one moment, before it is told that it is too much."""
+    conn = ServerConnection(Quic(window=1 << 40), now=now)
+    for step in GREETING:
+        conn.receive_data(step.stream, step.data, False, now)
+    for i in range(most):
+        try:
+            take(conn, make(i), now)
+        except RemoteProtocolError as error:
+            return i if error.code == ErrorCode.EXCESSIVE_LOAD else -1
+    return most
+
+
+def take(conn, steps, now) -> None:
+    """A server that answers nothing but what is too large."""
+    for step in steps:
+        if isinstance(step, Ends):
+            conn.receive_reset(step.stream, step.code, now)
+        elif isinstance(step, Stops):
+            conn.receive_stop(step.stream, step.code, now)
+        else:
+            conn.receive_data(step.stream, step.data, step.end, now)
+        while event := conn.next_event(now):
+            if isinstance(event, Request) and event.head is None:
+                conn.send_head(event.stream, event.status, (), end=True)
+                conn.send(now)
+
+
+FLOODS = {  # what, and how often it may be done at once
+    "streams opened and reset (CVE-2023-44487)": (lambda i: [begins(headers(), stream=4 * i), Ends(4 * i)], 150),
+    "streams opened and stopped": (lambda i: [begins(headers(POST), stream=4 * i), Stops(4 * i), Ends(4 * i)], 150),
+    "streams reset without a byte": (lambda i: [Ends(4 * i)], 1500),
+    "malformed requests": (lambda i: [ask(headers(without(":path")), stream=4 * i)], 150),
+    "fields that are too large": (lambda i: [ask(headers([("x", "y")] * 1100), stream=4 * i)], 150),
+    "unknown frames": (lambda i: [begins(GREASE)], 1500),
+    "an unknown frame without an end": (lambda i: [On(0, bytes(1200) if i else b"\x21" + b"\xff" * 8)], 1500),
+    "empty DATA": (lambda i: [begins(*([] if i else [headers(POST)]), data())], 1500),
+    "unknown frames on the control stream": (lambda i: [control(GREASE)], 1500),
+    "PRIORITY_UPDATE": (lambda i: [control(priority_update(4 * (i % 50), b"u=%d" % (i % 8)))], 1500),
+    "GOAWAY": (lambda i: [control(numbered(FrameType.GOAWAY, 0))], 1500),
+    "unknown streams": (lambda i: [one_way(grease(i), b"", NEXT + 4 * i, end=True)], 1500),
+    "STOP_SENDING for streams that never begin": (lambda i: [Stops(4 * i)], 1500),
+    "copies of an entry of QPACK's table": (
+        lambda i: [On(ENCODER, b"\0" * 100 if i else TABLE + insert("a", "x" * 2000))],
+        300,
+    ),
+    "QPACK's cancellations": (lambda i: [On(DECODER, b"\x44" * 100)], 300),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_floods_end(name):
+    make, most = FLOODS[name]
+    assert 20 < flood(make) < most
+
+
+def test_who_works_may_ask_for_ever():
+    """A thousand requests a second, each cancelled when a part of the answer is here, or with its own new field."""
+    quic = Quic(window=1 << 40)
+    conn, now = ServerConnection(quic), 0.0
+    for step in [*GREETING, On(ENCODER, TABLE)]:
+        conn.receive_data(step.stream, step.data, False, now)
+    for i in range(1500):
+        now += 0.001
+        conn.receive_data(ENCODER, insert(f"x-{i}", "y" * 20), False, now)
+        conn.receive_data(4 * i, wire(headers()), True, now)
+        while event := conn.next_event(now):
+            if isinstance(event, Request):
+                conn.send_head(event.stream, 200, [])
+                conn.send_data(event.stream, bytes(100_000), now, end=True)
+        conn.send(now, 5000)
+        if i % 12 == 0:
+            assert isinstance(conn.receive_stop(4 * i, ErrorCode.REQUEST_CANCELLED, now), Reset)
+        conn.send(now, 1 << 20)
+
+
+def test_memory_is_bounded_however_patient_somebody_is():
+    """What would be a flood at once, slowly: nothing of it is kept."""
+    makes = [make for name, (make, _) in FLOODS.items() if "stream" in name or "request" in name or "PRIO" in name]
+    conn, now = ServerConnection(Quic(window=1 << 40)), 0.0
+    for step in GREETING:
+        conn.receive_data(step.stream, step.data, False, now)
+
+    def go(numbers):
+        nonlocal now
+        for i in numbers:
+            now += 5.0
+            for at, make in enumerate(makes):
+                take(conn, make(len(makes) * i + at), now)
+        conn._quic.__init__(1 << 40)
+
+    def size():
+        return sum(len(value) for value in vars(conn).values() if isinstance(value, dict | set | list))
+
+    go(range(400))
+    before = size()
+    go(range(400, 1200))
+    assert size() <= before + 16
+
+
+# -- Whose turn it is --------------------------------------------------------------------------------
+
+
+def turns(*answers, updates=()):
+    """The order in which the streams get their turns: (stream, priority field, size)."""
+    quic, now = Quic(), 0.0
+    conn = ServerConnection(quic)
+    for step in GREETING:
+        conn.receive_data(step.stream, step.data, False, now)
+    for stream, field, size in answers:
+        conn.receive_data(stream, wire(headers(GET, ("priority", field))), True, now)
+        assert isinstance(conn.next_event(now), Request)
+        conn.send_head(stream, 200, [])
+        conn.send_data(stream, bytes(size), now, end=True)
+    for stream, field in updates:
+        conn.receive_data(CONTROL, wire(priority_update(stream, field)), False, now)
+        assert conn.next_event(now) is None
+    start = len(quic.order)
+    while conn.streams:
+        conn.send(now, 1 << 20)
+    return [stream for stream, _ in quic.order[start:] if stream % 4 == 0]
+
+
+def test_the_urgent_come_first_and_the_incremental_in_turns():
+    assert turns((0, "u=5", 40000), (4, "u=1", 20000), (8, "", 16384)) == [4, 4, 8, 0, 0, 0]
+    assert turns((0, "u=3, i", 40000), (4, "u=3, i", 40000)) == [0, 4, 0, 4, 0, 4]
+    assert turns((0, "u=3", 40000), (4, "u=3", 20000)) == [0, 0, 0, 4, 4]
+    assert turns((0, "u=1", 40000), (4, "u=5", 20000), updates=[(4, b"u=0")]) == [4, 4, 0, 0, 0]
+    assert turns((0, "u=x", 1000), (4, "u=9", 1000), (8, "u=2", 1000)) == [8, 0, 4]
+
+
+def test_an_update_that_comes_before_its_request_counts_more_than_the_field():
+    conn = ServerConnection(Quic())
+    for step in [*GREETING, control(priority_update(4, b"u=0")), ask(headers(GET, ("priority", "u=6, i")), stream=4)]:
+        conn.receive_data(step.stream, step.data, step.end, 0)
+    assert isinstance(conn.next_event(0), Request)
+    assert conn.streams[4].priority == Priority(0, False)
+
+
+def test_the_core_refuses_what_makes_no_sense():
+    conn = ServerConnection(Quic())
+    with pytest.raises(LocalProtocolError):
+        conn.send_head(0, 200, [])
+    for step in [*GREETING, ask(headers())]:
+        conn.receive_data(step.stream, step.data, step.end, 0)
+    assert isinstance(conn.next_event(0), Request)
+    for wrong in (
+        lambda: conn.send_data(0, b"a", 0),
+        lambda: conn.send_head(0, 101, []),
+        lambda: conn.send_head(0, 200, [("connection", "close")]),
+    ):
+        with pytest.raises(LocalProtocolError):
+            wrong()
+    conn.send_head(0, 200, [("x", "y")])
+    conn.send_data(0, b"", 0, end=True, trailers=[("x-sum", "42")])
+    conn.send(0)
+    assert conn.is_sent(0)
+    assert not conn.streams
+
+
+async def test_urgent_tiles_overtake_what_began_before():
+    """A large answer that is not urgent is on its way; tiles that are, asked for later, are here before it."""
+    async with http3.serve() as server, peer_of(server, configuration=quic_settings(max_stream_data=1 << 24)) as peer:
+        peer.do(get(0, "/bytes/3000000", ("priority", "u=6")))
+        await peer.until(lambda: peer.frames.get(0, Decoder()).unread > 100_000)
+        peer.do(*[get(4 * i, f"/tile/{i}", ("priority", "u=1")) for i in range(1, 21)])
+        await peer.until(lambda: {4 * i for i in range(1, 21)} <= peer.whole)
+        assert 0 not in peer.whole
+        assert peer.frames[0].unread < 1_500_000
+        assert len((await peer.answer(0))[1]) == 3_000_000
 
 
 # -- The site ----------------------------------------------------------------------------------------
