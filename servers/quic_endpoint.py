@@ -197,6 +197,7 @@ class Link:
         for one in self.ids:
             self.endpoint.links.pop(one, None)
         self.endpoint.all.discard(self)
+        self.endpoint.gone.set()
 
 
 class Endpoint:
@@ -447,7 +448,10 @@ class Endpoint:
         """No more connections; those that there are when they have finished, or time is up."""
         self.draining = True
         for link in list(self.all):
-            if not link.has_ended:
+            if link.is_half_open:
+                link.connection.close(QuicErrorCode.CONNECTION_REFUSED, QuicFrameType.PADDING, "the server ends")
+                self.touch(link)
+            elif not link.has_ended:
                 link.guard(link.session.drain)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
