@@ -135,6 +135,33 @@ def lost(net: Network, protocol: str, since: float) -> tuple[float, ...]:
     return tuple(p.time for p in dropped if p.time >= since)
 
 
+def held(net: Network, since: float) -> list[float]:
+    """How long each segment of TCP lay in the client's kernel, whole, because an earlier one was missing: in ms.
+
+    This is what the order of the stream costs, and nothing else: not what the sender's window has kept back.
+    """
+    times: list[float] = []
+    waiting: list[tuple[int, int, float]] = []  # first byte, the one behind the last, when it came
+    first = due = None
+    for p in net.packets():
+        if p.time < since or p.protocol != "tcp" or p.source != "server" or not p.payload:
+            continue
+        if first is None or due is None:
+            first, due = p.seq, 0
+        if p.dropped:
+            continue
+        start = (p.seq - first) % (1 << 32)
+        waiting.append((start, start + len(p.payload), p.time))
+        for one in sorted(waiting):
+            if one[0] > due:
+                break
+            if one[1] > due:
+                times.append(1000 * (p.time - one[2]))
+                due = one[1]
+            waiting.remove(one)
+    return times
+
+
 # -- What is shown ---------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from labkit.waterfall import Panel, Row, row
 
-TILES = 60
+TILES = 36
 USUAL = 20  # ms between two pieces of one tile that mean nothing
 
 
