@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import ssl
+import struct
+import subprocess
 
 import pytest
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet import encode_quic_retry
+from aioquic.tls import SessionTicket
 from hypothesis import given
 from hypothesis import strategies as st
 
 from certs.channel import Channel
 from certs.contexts import client_context, server_context
+from certs.quic import quic_client, quic_server
+from clients.quic_core import ClientConnection
 from labkit.inside import Reader
+from labkit.inside_quic import Datagrams
+from labkit.pcapng import Writer
 from protocols.http2_frames import PREFACE, Flag, Frame, FrameType, encode
+from protocols.quic_opened import Onlooker, initial_keys
+from protocols.quic_packets import VERSION_1, PacketType, long_header, split, version_negotiation
 from protocols.tls_opened import key_log
+from tests.conftest import need_tool
 
 
 def hello() -> bytes:
@@ -148,3 +162,233 @@ def test_garbage_is_never_a_problem(pieces, start):
     for from_client, data in [(True, start), *pieces]:
         assert all(isinstance(word, str) for word in reader.words(from_client, at[from_client], data))
         at[from_client] += len(data)
+
+
+# -- QUIC ----------------------------------------------------------------------------------------------
+
+CLIENT, MOVED, SERVER = ("10.0.0.1", 50000), ("10.0.0.1", 50001), ("10.0.0.2", 7006)
+
+
+class Talk:
+    """Both ends of a QUIC connection in memory: what they send goes to the other, and is kept."""
+
+    def __init__(self, log, *, retry: bool = False, **client) -> None:
+        self.tickets: dict[bytes, SessionTicket] = client.pop("tickets", {})  # the server's; and the client's last
+        self.ticket: SessionTicket | None = None
+        self.client = ClientConnection(
+            configuration=quic_client("server.lab", alpn=["lab"], key_log=log, **client),
+            session_ticket_handler=lambda ticket: setattr(self, "ticket", ticket),
+        )
+        self._log, self._retry = log, retry
+        self.server: QuicConnection | None = None
+        self.address, self.now, self.sent = CLIENT, 0.0, []
+        self.client.connect(SERVER, self.now)
+
+    def go(self, rounds: int = 4) -> None:
+        for _ in range(rounds):
+            self.now += 0.05
+            for from_client, one in ((True, self.client), (False, self.server)):
+                if one is None:
+                    continue
+                if (timer := one.get_timer()) and timer <= self.now:
+                    one.handle_timer(self.now)
+                for data, _ in one.datagrams_to_send(self.now):
+                    self.carry(from_client, data)
+
+    def carry(self, from_client: bool, data: bytes) -> None:
+        self.sent.append((from_client, self.address, data))
+        if not from_client:
+            self.client.receive_datagram(data, SERVER, self.now)
+        elif self.server is None:
+            [first, *_] = split(data, 8)
+            if self._retry and not first.token:
+                answer = encode_quic_retry(VERSION_1, b"12345678", first.source, first.destination, b"token")
+                return self.carry(False, answer)
+            self.server = QuicConnection(
+                configuration=quic_server("server", alpn=["lab"], key_log=self._log),
+                original_destination_connection_id=self.client.original_destination_connection_id,
+                retry_source_connection_id=b"12345678" if self._retry else None,
+                session_ticket_fetcher=self.tickets.get,
+                session_ticket_handler=lambda ticket: self.tickets.setdefault(ticket.ticket, ticket),
+            )
+        if from_client:
+            self.server.receive_datagram(data, self.address, self.now)
+        return None
+
+    def words(self, secrets=None) -> list[str]:
+        reader = Datagrams(key_log(self._log.read_text()) if secrets is None else secrets)
+        found = []
+        for from_client, address, data in self.sent:
+            told = reader.read(*((address, SERVER) if from_client else (SERVER, address)), data)
+            found.append(f"{'>' if from_client else '<'} {' '.join(told.words)}" if told else "not QUIC")
+        return found
+
+
+@pytest.fixture
+def quic(tmp_path):
+    talk = Talk(tmp_path / "keys")
+    talk.go()
+    return talk
+
+
+def test_quic_is_opened_with_its_key_log(quic):
+    quic.client.send_stream_data(0, b"GET /\r\n", end_stream=True)
+    quic.go(1)
+    quic.server.send_stream_data(0, bytes(2000), end_stream=True)
+    quic.go(2)
+    quic.client.close(0x17, reason_phrase="bye\n")
+    quic.go(1)
+    words = quic.words()
+    assert words[:3] == [
+        "> Initial pn 0 ClientHello padded to 1200",
+        "< Initial pn 0 ACK 0 ServerHello | Handshake pn 1 EncryptedExtensions",
+        "< Handshake pn 2 Certificate CertificateVerify Finished",
+    ]
+    assert words[3].startswith(
+        "> Initial pn 1 ACK 0 | Handshake pn 2 ACK 1-2 Finished | 1-RTT pn 3 7×NEW_CONNECTION_ID"
+    )
+    assert any("HANDSHAKE_DONE" in line and "2×NewSessionTicket" not in line for line in words)
+    assert any("STREAM 0 GET / FIN" in line for line in words)
+    assert any(re.search(r"< 1-RTT pn \d+ .*STREAM 0 \+1\d\d\d B", line) for line in words)
+    assert words[-1].endswith("CONNECTION_CLOSE app 0x17 bye?")
+
+
+def test_without_secrets_anybody_reads_the_hellos_and_no_more(quic):
+    words = quic.words({})
+    assert words[0] == "> Initial pn 0 ClientHello padded to 1200"
+    assert words[1] == f"< Initial pn 0 ACK 0 ServerHello | Handshake encrypted len {len(quic.sent[1][2])}"
+    assert all("encrypted" in line for line in words[1:])
+
+
+def test_a_key_update_shows_once_in_each_direction(quic):
+    for _ in range(2):
+        quic.client.request_key_update()
+        for stream in (quic.client.get_next_available_stream_id() for _ in range(2)):
+            quic.client.send_stream_data(stream, b"after it", end_stream=True)
+            quic.go(2)
+    phases = [line for line in quic.words() if "key phase" in line]
+    assert [line[0] for line in phases] == [">", "<", ">", "<"]
+    assert [line.split("key phase ")[1][0] for line in phases] == ["1", "1", "0", "0"]
+    assert not any("encrypted" in line for line in quic.words())
+
+
+def test_a_connection_stays_itself_when_its_port_and_its_id_change(quic):
+    before = len(quic.sent)
+    quic.address = MOVED
+    quic.client.change_connection_id()
+    quic.client.send_stream_data(0, b"here I am\n")
+    quic.go()
+    words = quic.words()[before:]
+    assert words[0].startswith("> from port 50001 1-RTT")
+    assert "new ID" in words[0]
+    assert any("< 1-RTT" in line and "PATH_CHALLENGE" in line for line in words)
+    assert any("> 1-RTT" in line and "PATH_RESPONSE" in line for line in words)
+    assert sum("port" in line or "new ID" in line for line in words if line[0] == ">") == 1
+
+
+def test_retry(tmp_path):
+    talk = Talk(tmp_path / "keys", retry=True)
+    talk.go()
+    words = talk.words()
+    assert words[1] == "< Retry token of 5 B"
+    assert words[2] == "> Initial with token pn 1 ClientHello padded to 1200"
+    assert words[3].startswith("< Initial pn 0 ACK 1 ServerHello | Handshake")
+    assert not any("encrypted" in line for line in words)
+
+
+def test_early_data_and_its_replay(quic, tmp_path):
+    again = Talk(tmp_path / "keys", ticket=quic.ticket, tickets=quic.tickets)
+    again.client.send_stream_data(0, b"count apples\n", end_stream=True)
+    again.go()
+    words = again.words()
+    assert words[0].startswith("> Initial pn 0 ClientHello | 0-RTT pn 1 STREAM 0 count apples FIN")
+    assert not any("encrypted" in line for line in words)
+    reader = Datagrams(key_log((tmp_path / "keys").read_text()))
+    first = again.sent[0][2]
+    assert [reader.read((host, 50000), SERVER, first).connection for host in ("10.0.0.1", "10.0.0.3", "10.0.0.1")] == [
+        1, 2, 1,
+    ]  # fmt: skip
+
+
+def test_what_is_sent_again_says_so(quic):
+    before = len(quic.sent)
+    quic.client.send_stream_data(0, b"x" * 500 + b"\n")
+    [(lost, _)] = quic.client.datagrams_to_send(quic.now)
+    quic.sent.append((True, CLIENT, lost))
+    quic.go(40)
+    told = [line for line in quic.words()[before:] if "STREAM 0" in line]
+    assert told[0].endswith("STREAM 0 " + "x" * 32)
+    assert told[1].endswith("STREAM 0 +501 B again")
+
+
+def test_a_stateless_reset_is_known_by_its_token(quic):
+    token = quic.server._host_cids[0].stateless_reset_token
+    quic.sent += [(False, CLIENT, b"\x55" + bytes(20) + end) for end in (token, bytes(16))]
+    assert quic.words()[-2:] == ["< stateless reset len 37", "< 1-RTT encrypted len 37"]
+
+
+def test_versions(tmp_path):
+    hello = b"\xc0" + (0x1A2A3A4A).to_bytes(4, "big") + b"\x08destined\x06source" + bytes(1200)
+    offer = version_negotiation(b"source", b"destined", (VERSION_1, 0x6B3343CF))
+    reader = Datagrams()
+    assert reader.read(CLIENT, SERVER, hello).words == ("version 0x1a2a3a4a", f"len {len(hello)}")
+    assert reader.read(SERVER, CLIENT, offer).words == ("Version Negotiation", "0x1 0x6b3343cf")
+    assert Datagrams().read(SERVER, CLIENT, offer) is None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=60)), max_size=10))
+def test_garbage_among_datagrams_is_never_a_problem(pieces):
+    reader = Datagrams()
+    assert all(reader.read(*((CLIENT, SERVER) if up else (SERVER, CLIENT)), data) is None for up, data in pieces)
+    header = long_header(PacketType.INITIAL, b"destined", b"source", b"\0", 1100)
+    reader.read(CLIENT, SERVER, initial_keys(b"destined")[True].seal(header, 0, b"\x01".ljust(1100, b"\0")))
+    for up, data in pieces:
+        told = reader.read(*((CLIENT, SERVER) if up else (SERVER, CLIENT)), data)
+        assert told is None or all(told.words)
+
+
+def datagram(source: tuple[str, int], target: tuple[str, int], data: bytes) -> bytes:
+    """As the wire records it: IP and UDP around it, without checksums."""
+    addresses = b"".join(ipaddress.ip_address(host).packed for host, _ in (source, target))
+    udp = struct.pack("!HHHH", source[1], target[1], 8 + len(data), 0) + data
+    return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses + udp
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_tshark_opens_the_same_packets_with_no_setting(tmp_path, retry):
+    """After Retry, with early data, another port, another ID, and two key updates; the secrets are in the capture."""
+    need_tool("tshark")
+    first = Talk(tmp_path / "keys")
+    first.go()
+    talk = Talk(tmp_path / "keys", retry=retry, ticket=first.ticket, tickets=first.tickets)
+    talk.client.send_stream_data(0, b"early\n", end_stream=True)
+    talk.go()
+    talk.address = MOVED
+    for stream in (4, 8):
+        talk.client.request_key_update()
+        talk.client.change_connection_id()
+        talk.client.send_stream_data(stream, b"later\n", end_stream=True)
+        talk.go()
+        talk.server.send_stream_data(stream, bytes(3000), end_stream=True)
+        talk.go()
+    talk.client.close()
+    talk.go(1)
+    secrets = key_log((tmp_path / "keys").read_text())
+    onlooker, ours = Onlooker(secrets), []
+    with open(tmp_path / "capture", "wb") as file:
+        writer = Writer(file.fileno(), ["client"], key_log=tmp_path / "keys")
+        for i, (from_client, address, data) in enumerate(talk.sent):
+            ends = (address, SERVER) if from_client else (SERVER, address)
+            writer.add(0, 10**18 + 10**7 * i, datagram(*ends, data))
+            sight = onlooker.receive_datagram(*ends, data)
+            ours.append(",".join(str(one.number) for one in sight.packets if one.number >= 0))
+            assert all(one.frames for one in sight.packets if one.packet.number_at)
+        writer.flush()
+    tshark = ["tshark", "-r", str(tmp_path / "capture"), "-T", "fields", "-e", "quic.packet_number"]
+    done = subprocess.run([*tshark, "-e", "quic.stream_data"], capture_output=True, text=True, timeout=60)
+    theirs = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [numbers for numbers, _ in theirs] == ours
+    said = [bytes.fromhex(one) for _, data in theirs for one in data.split(",") if one]
+    assert said.count(b"early\n") == 1 + retry  # The server has forgotten the first.
+    assert said.count(b"later\n") == 2
+    assert sum(map(len, said)) == 6000 + (3 + retry) * len(b"early\n")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+
+import pytest
 
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 from labkit.ladder import collapse, draw, rungs, select
+from protocols.tls_opened import key_log
+from tests.labkit.test_inside import Talk
 
 BASE = Seen(1, 100.0, "client", "client", "server", "tcp", 5000, 7001, 0, 0, 0, 1000, b"", (), None, 0, False, 40,
             None, "")  # fmt: skip
@@ -165,3 +170,69 @@ def test_an_answer_is_preferred_to_the_ends_of_silences():
 
 def test_nothing_to_draw():
     assert draw([], HOSTS, 100) == []
+
+
+# -- QUIC ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quic(tmp_path):
+    """A connection that brings 20 kB, as packets of a capture, and its secrets."""
+    log = tmp_path / "keys"
+    talk = Talk(log)
+    talk.go()
+    talk.client.send_stream_data(0, b"bytes 20000\n", end_stream=True)
+    talk.go(1)
+    talk.server.send_stream_data(0, bytes(20000))
+    talk.go(8)
+    packets = []
+    for i, (from_client, (_, port), data) in enumerate(talk.sent):
+        p = replace(BASE, protocol="udp", payload=data, length=28 + len(data), time=100 + i / 1000)
+        if from_client:
+            packets.append(replace(p, source_port=port, target_port=7006))
+        else:
+            packets.append(replace(p, source="server", target="client", source_port=7006, target_port=port))
+    return packets, key_log(log.read_text())
+
+
+def test_packets_that_go_on_with_one_stream_are_one_line(quic):
+    packets, secrets = quic
+    lines = draw(packets, HOSTS, 100, most=60, secrets=secrets)
+    runs = [match for line in lines if (match := re.search(r"pn (\d+)-(\d+) STREAM 0 \+(\d+) B \(×(\d+)\)", line))]
+    assert runs
+    for first, last, size, times in (map(int, run.groups()) for run in runs):
+        assert last - first + 1 == times > 1
+        assert 1000 * times < size < 1200 * times
+    found = collapse(rungs(packets, secrets))
+    assert sum(rung.times for rung in found) == len(packets)
+    assert len(found) < len(packets)
+
+
+def test_a_lost_one_parts_a_run(quic):
+    packets, secrets = quic
+    plain = next(i for i, rung in enumerate(rungs(packets, secrets)) if rung.run and rungs(packets, secrets)[i + 1].run)
+    packets[plain] = replace(packets[plain], fate="dropped: 2 % loss")
+    [lost] = [rung for rung in collapse(rungs(packets, secrets)) if rung.packet.dropped]
+    assert lost.times == 1
+    assert lost.weight == 6
+
+
+def test_lines_of_quic_fit_the_terminal(quic):
+    packets, secrets = quic
+    lost = [replace(p, fate="dropped: the 3rd datagram to port 7006", time=p.time + 1) for p in packets]
+    for hosts in (HOSTS, ("client", "middle", "server")):
+        for known in (secrets, None):
+            for columns in (80, 100, 120):
+                lines = draw([*packets, *lost], hosts, columns, most=100, secrets=known)
+                assert max(map(len, lines)) <= columns
+    assert "Initial pn 0 ClientHello padded to 1200" in draw(packets, HOSTS, 80)[1]
+
+
+def test_quic_beside_tcp_and_other_udp(quic):
+    packets, secrets = quic
+    other = replace(BASE, protocol="udp", source_port=5000, target_port=7002, payload=b"hello")
+    labels = [rung.label for rung in rungs([up(SYN, 7), *packets[:2], other], secrets)]
+    assert labels[0] == "#1 SYN seq 0"
+    assert labels[1].startswith("#2 Initial")
+    assert labels[2].startswith("#2 Initial")
+    assert labels[3] == "UDP 5000 > 7002 len 5"
