@@ -1,12 +1,12 @@
 """Head of line, made visible: many live feeds over one connection, and who of them waits for a packet that is lost.
 
-Each feed is a stream on which the server sends 1000 bytes every 20 ms, and the feeds take turns, so that hardly any
-packet has pieces of two. That is far less than the link or any congestion window would carry: the rate explains 20 ms
-between two pieces of a feed and nothing else does. What a piece is late beyond that, it has waited for a packet that
-was lost: that is a stall. (A download that fills the link shows the same, mixed with slow start, queues, and whose turn
-it was.)
+Each feed is a stream on which the server sends 1000 bytes every 40 ms, and the feeds take turns, so that hardly any
+packet has pieces of two. Six of them need 150 kB/s, far less than the link carries, and than a congestion window lets
+out that has been warmed up: so the rate explains 40 ms between two pieces of a feed, and nothing else does. What a piece
+is late beyond that it has waited for a packet that was lost: a stall. (A download that fills the link shows the same,
+mixed with slow start, queues, and whose turn it was.)
 
-The same code asks over HTTP/2 and over HTTP/3, and over streams of bare QUIC: only the transport differs.
+The same code asks over HTTP/2 and over HTTP/3, and follows any stream that has a body: only the transport differs.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from servers import site
 
 FEEDS = 6
 PIECE = bytes(1000)
-PERIOD = 0.02  # seconds between two pieces of a feed
-PIECES = 25
+PERIOD = 0.04  # seconds between two pieces of a feed
+PIECES = 16
 
 
 # -- The server's side -----------------------------------------------------------------------------------

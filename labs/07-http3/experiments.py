@@ -239,7 +239,7 @@ async def head_of_line(net: Network) -> None:
     RFC 9002 §6.1.1; RFC 9114 §1.1)
     """
     lossy = Link(delay_ms=50, drop=tuple(racing.a_piece(30, kind, net.port) for kind in ("tcp", "udp")))
-    tcp, quic, _ = await both_lanes(net, 16, 0.04, lossy)
+    tcp, quic, _ = await both_lanes(net, racing.PIECES, racing.PERIOD, lossy)
     for line in racing.table(tcp, quic):
         net.note(line)
     net.exactly("packets lost, each", (len(tcp.lost) + len(quic.lost)) / 2, 1)
