@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
+import importlib
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -14,6 +20,8 @@ from aioquic.asyncio import QuicConnectionProtocol
 from aioquic.asyncio import connect as aioquic_connect
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -41,7 +49,8 @@ from protocols.http3_frames import (
 )
 from protocols.http3_qpack import FieldDecoder, FieldEncoder, TooLarge, count_lines
 from servers import http3, site
-from tests.conftest import TICK
+from servers.tls import lab_context
+from tests.conftest import TICK, need_tool
 from tests.http3_cases import (
     ANSWER,
     CASES,
@@ -889,3 +898,190 @@ async def test_what_is_not_safe_is_too_early():
             more = ("early-data", "1")  # A gateway in front of us has got it early.
             assert (await peer.get("/upload", more, method="POST", body=b"", stream=12))[0][":status"] == "425"
             assert (await peer.get("/", more, stream=16))[0][":status"] == "200"
+
+
+# -- Peers that no one here wrote --------------------------------------------------------------------
+
+
+async def run(*argv, stdin=b"", **options) -> bytes:
+    """What a program says, on both its outputs, if it ends well."""
+    program = await asyncio.create_subprocess_exec(
+        *map(str, argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
+    try:
+        out, _ = await asyncio.wait_for(program.communicate(stdin), PATIENCE)
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
+    assert program.returncode == 0, out[-2000:].decode(errors="replace")
+    return out
+
+
+async def test_gtlsclient_of_ngtcp2(tmp_path):
+    """Downloads, an upload, losses in both directions, a key update, a NAT that rebinds, and 0-RTT the next time."""
+    client = need_tool("gtlsclient")
+    body = b"".join(site.cut_pattern(0, 300_000))
+    (tmp_path / "body").write_bytes(body)
+    async with http3.serve() as server:
+        host, port = server.address
+        url = f"https://localhost:{port}"
+        common = [client, "--exit-on-all-streams-close", "--no-quic-dump", "--no-http-dump"]
+        kept = [f"--session-file={tmp_path}/session", f"--tp-file={tmp_path}/parameters"]
+        disturbed = [
+            "--tx-loss=0.03",
+            "--rx-loss=0.03",
+            "--key-update=5ms",
+            "--change-local-addr=10ms",
+            "--nat-rebinding",
+        ]
+        loads = [f"--download={tmp_path}", f"{url}/bytes/300000", f"{url}/bytes/1000"]
+        await run(*common, *disturbed, "--nat-rebinding", host, port, *loads)
+        assert (tmp_path / "300000").read_bytes() == body
+        assert (tmp_path / "1000").read_bytes() == body[:1000]
+        out = await run(*common, *kept, "-n20", host, port, f"{url}/", f"{url}/status/404")
+        assert (out.count(b":status: 200"), out.count(b":status: 404")) == (10, 10)
+        early = [client, "--exit-on-all-streams-close", "--no-quic-dump", *kept, f"--data={tmp_path}/body"]
+        out = await run(*early, "--http-method=POST", host, port, f"{url}/upload")
+        assert b":status: 425" in out
+        out = await run(*early, "--http-method=POST", "--disable-early-data", host, port, f"{url}/upload")
+        assert b":status: 200" in out
+
+
+@pytest.mark.parametrize("stack", ["qh3", "aioquic"])
+async def test_clients_of_other_stacks(stack):
+    """qh3 is aioquic's cousin, with its cryptography and QPACK in Rust; both have an HTTP/3 of their own."""
+    client = pytest.importorskip(f"{stack}.asyncio.client")
+    h3, configuration = importlib.import_module(f"{stack}.h3.connection"), f"{stack}.quic.configuration"
+    protocol = importlib.import_module(f"{stack}.asyncio.protocol")
+
+    class Asks(protocol.QuicConnectionProtocol):
+        def __init__(self, *arguments, **more):
+            super().__init__(*arguments, **more)
+            self.http, self.heads, self.bodies, self.whole = h3.H3Connection(self._quic), {}, {}, asyncio.Queue()
+
+        def quic_event_received(self, event):
+            for one in self.http.handle_event(event):
+                if type(one).__name__ == "HeadersReceived":
+                    self.heads[one.stream_id] = dict(one.headers)
+                elif type(one).__name__ == "DataReceived":
+                    self.bodies[one.stream_id] = self.bodies.get(one.stream_id, b"") + one.data
+                if getattr(one, "stream_ended", False):
+                    self.whole.put_nowait(one.stream_id)
+
+        async def ask(self, method, path, body=b""):
+            stream = self._quic.get_next_available_stream_id()
+            head = {":method": method, ":scheme": "https", ":authority": "localhost", ":path": path}
+            self.http.send_headers(stream, [(name.encode(), value.encode()) for name, value in head.items()], not body)
+            if body:
+                self.http.send_data(stream, body, True)
+            self.transmit()
+            assert await self.whole.get() == stream
+            return int(self.heads[stream][b":status"]), self.bodies.get(stream, b"")
+
+    ours = importlib.import_module(configuration).QuicConfiguration(
+        is_client=True, alpn_protocols=["h3"], server_name="localhost", cafile=str(certs.FOLDER / "root.pem")
+    )
+    async with asyncio.timeout(PATIENCE), http3.serve() as server:
+        async with client.connect(*server.address, configuration=ours, create_protocol=Asks) as asks:
+            for _ in range(3):
+                assert await asks.ask("GET", "/") == (200, b"Hello, network!\n")
+            assert await asks.ask("GET", "/bytes/400000") == (200, b"".join(site.cut_pattern(0, 400_000)))
+            status, told = await asks.ask("POST", "/upload", bytes(200_000))
+            assert (status, json.loads(told)["bytes"]) == (200, 200_000)
+            assert (await asks.ask("HEAD", "/text"))[1] == b""
+
+
+async def test_curl_is_told_where_else_to_ask():
+    """h1 and h2 on TCP, and h3 on the same number; whoever asks over TCP hears of it, in answers of every kind."""
+    curl = need_tool("curl")
+    async with http3.serve(ssl=lab_context(alpn=["h2", "http/1.1"])) as server, peer_of(server) as peer:
+        port = server.address[1]
+        for version, more in (("2", "--http2"), ("1.1", "--http1.1")):
+            for path in ("/", "/slow?seconds=0", "/bytes/1000000", "/nothing"):
+                out = await run(
+                    curl, "-si", more, "--cacert", certs.FOLDER / "root.pem", f"https://localhost:{port}{path}"
+                )
+                assert out.startswith(f"HTTP/{version} ".encode())
+                assert f'alt-svc: h3=":{port}"; ma=86400\r\n'.encode() in out
+        assert "alt-svc" not in (await peer.get("/"))[0]
+
+
+PROBE = b"""<!doctype html><body>waiting<script>
+const by = name => performance.getEntriesByName(location.origin + name)[0]?.nextHopProtocol;
+(async () => {
+    const seen = [performance.getEntriesByType("navigation")[0].nextHopProtocol];
+    for (let i = 0; i < 100 && seen.at(-1) != "h3"; i++) {
+        await (await fetch("/?" + i, {cache: "no-store"})).text();
+        await new Promise(done => setTimeout(done, 20));
+        seen.push(by("/?" + i));
+    }
+    document.body.textContent = "seen: " + seen.join(" ") + ".";
+})();
+</script>"""
+
+
+@pytest.mark.parametrize("told", ["by Alt-Svc", "at once"])
+async def test_chromium_moves_to_http_3(tmp_path, told):
+    """`nextHopProtocol` goes from h2 to h3 before our eyes; and the page of tiles is drawn over it.
+
+    A browser trusts an alternative service only with a certificate of a root that it came with. That *some* origin of
+    this host is forced to QUIC makes an exception for the host, and forces nothing on our port.
+    """
+    browser = need_tool("chromium")
+    leaf = x509.load_pem_x509_certificate((certs.FOLDER / "server.pem").read_bytes())
+    key = leaf.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+    def probe(request):
+        if request.target == "/probe":
+            return site.Response(200, [("content-type", "text/html")], PROBE)
+        return site.respond(request)
+
+    async with http3.serve(ssl=lab_context(alpn=["h2", "http/1.1"]), respond=probe) as server:
+        port = server.address[1]
+
+        async def browse(path):
+            out = await run(
+                browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom",
+                f"--user-data-dir={tmp_path}/profile", f"--ignore-certificate-errors-spki-list={pin}",
+                "--host-resolver-rules=MAP localhost 127.0.0.1", "--virtual-time-budget=8000",
+                f"--origin-to-force-quic-on=localhost:{port if told == 'at once' else 1}",
+                f"https://localhost:{port}{path}",
+            )  # fmt: skip
+            return out.decode()
+
+        seen = re.search(r"seen: ([^.]*)\.", await browse("/probe"))[1].split()
+        assert seen[0] == ("h3" if told == "at once" else "h2")
+        assert seen[-1] == "h3"
+        if told == "at once":
+            assert (await browse("/tiles?n=48")).count("<img") == 48
+
+
+# -- The program -------------------------------------------------------------------------------------
+
+
+async def test_the_program_serves_tells_what_it_does_and_ends_well():
+    client = need_tool("gtlsclient")
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "servers.http3", "--port", "0", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    lines = []
+
+    async def until(words):
+        while True:
+            lines.append((await asyncio.wait_for(program.stdout.readline(), PATIENCE)).decode())
+            assert lines[-1], "".join(lines)
+            if words in lines[-1]:
+                return lines[-1]
+
+    port = re.search(r"port (\d+)", await until("listening"))[1]
+    await run(client, "--exit-on-all-streams-close", "-q", "127.0.0.1", port, f"https://localhost:{port}/")
+    await until("ended")
+    told = "".join(lines)
+    for line in ("stream 2 SETTINGS", "stream 0 HEADERS", "stream 0 is GET /", "stream 0 DATA, 16 bytes", "h3"):
+        assert line in told
+    program.send_signal(signal.SIGINT)
+    await until("stopped")
+    assert await program.wait() == 0
