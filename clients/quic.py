@@ -33,6 +33,7 @@ Run:   make quic-server   and in a second terminal   make quic-client
 Try:   make quic-client ARGS=--early                         the second time, the question is in the first flight
        make quic-client ARGS="--rebind 'bytes 1000000'"      our port changes in the middle; the server challenges it
        make quic-client ARGS="'bytes 20000' 'bytes 20000'"   two streams take turns, packet by packet
+       QLOGDIR=/tmp/qlog make quic-client                    a file that qvis draws; SSLKEYLOGFILE=… for Wireshark
        gtlsserver 127.0.0.1 7106 certs/server.key certs/server.pem -d .     (Debian: ngtcp2-server), and then
        make quic-client ARGS="--port 7106 --alpn h3 x"       another's server; it closes, since x is no HTTP/3
 Exit:  0 answered; 1 refused, by us or by the server, or not in time; 2 could not run (nobody there, a bad argument);
@@ -57,7 +58,9 @@ from typing import NamedTuple, TextIO, cast
 import certs
 from certs.quic import quic_client
 from clients import command
-from clients.quic_connection import Connection, Ended, OnEvent, QuicError, Stream, StreamReset
+from clients.quic_connection import Connection, OnEvent
+from clients.quic_ended import Ended, QuicError
+from clients.quic_stream import Stream, StreamReset
 from clients.quic_teller import Teller
 from clients.quic_ticket import Ticket
 from protocols.tls_numbers import readable

@@ -13,7 +13,6 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from aioquic.quic import events
@@ -23,13 +22,13 @@ from aioquic.tls import SessionTicket
 from cryptography import x509
 
 from clients.quic_core import ClientConnection
+from clients.quic_ended import Ended, QuicError
+from clients.quic_stream import Stream
 from clients.quic_ticket import Ticket
-from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.quic_numbers import ErrorCode
-from protocols.tls_numbers import Alert, readable, words
+from protocols.errors import LocalProtocolError
+from protocols.tls_numbers import readable
 
 BATCH = 64  # datagrams that are read in one turn; then others have theirs, and the server its ACK
-UNSENT = 1 << 18  # bytes of a stream that the server has not acknowledged: then write() waits
 STREAMS = 100  # that may be full at a time and hold up no other: so many windows has the connection
 HOLD = 0.005  # seconds that our hello waits for early data. A packet later, the server's answer may overtake it
 MAX_STRAY = 100  # of the server's streams, or of its datagrams, that nobody has asked for: more are refused, or dropped
@@ -40,62 +39,6 @@ MTU_DISCOVER, IPV6_MTU_DISCOVER, PROBE = 10, 23, 3  # Linux: never fragment, and
 OnEvent = Callable[[events.QuicEvent], None]
 Watch = Callable[[bool, bytes], None]
 """Is shown every datagram: True for those that we send."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a connection has ended.
-
-    how      closed: by CONNECTION_CLOSE. Without one: idle, nothing was heard for too long; reset, the server has
-             forgotten the connection (RFC 9000 §10.3); version, it speaks none of ours; gone, the network says no
-    by       who has ended it
-    code     of CONNECTION_CLOSE: the application's, if is_application, else QUIC's (§20.1)
-    reason   in words: whoever closes may write what he wants. It may be shown: no control characters
-    """
-
-    how: Literal["closed", "idle", "reset", "version", "gone"]
-    by: Literal["us", "server"]
-    code: int = 0
-    is_application: bool = False
-    reason: str = ""
-
-    @property
-    def alert(self) -> Alert | None:
-        """Of TLS, if the handshake has failed (RFC 9001 §4.8)."""
-        number = self.code - ErrorCode.CRYPTO_ERROR
-        return Alert(number) if not self.is_application and number in set(Alert) else None
-
-    @property
-    def is_good(self) -> bool:
-        return self.how == "closed" and self.code == 0
-
-    def __str__(self) -> str:
-        reason = f": {self.reason}" if self.reason else ""
-        if self.how != "closed":
-            return self.reason
-        who = "the server has closed it" if self.by == "server" else "closed by us"
-        return f"{who} with {name_of(self.code, self.is_application)}{reason}"
-
-
-def name_of(code: int, is_application: bool) -> str:
-    """A code of CONNECTION_CLOSE, in words."""
-    if is_application:
-        return f"the application's code {code:#x}"
-    if 0 <= code - ErrorCode.CRYPTO_ERROR <= 0xFF:
-        return f"{words(code - ErrorCode.CRYPTO_ERROR, Alert)} ({code:#06x})"
-    return f"{ErrorCode(code).name if code in set(ErrorCode) else 'an unknown code'} ({code:#x})"
-
-
-class QuicError(RemoteProtocolError):
-    """The connection has ended, and somebody wanted more of it. `ended` tells how."""
-
-    def __init__(self, ended: Ended) -> None:
-        super().__init__(str(ended), ended.code)
-        self.ended = ended
-
-
-class StreamReset(RemoteProtocolError):
-    """The server gives up this stream (RESET_STREAM), or does not want what we send on it (STOP_SENDING): `code`."""
 
 
 class Connection:
@@ -457,6 +400,8 @@ class Connection:
         self._socket = self._open()
         self._loop.remove_reader(old)
         old.close()
+        if host:
+            self.quic.path_changed()
         self.quic.send_ping(0)
         self._flush_soon()
 
@@ -483,122 +428,3 @@ class Connection:
         if self.ended is None:
             self.quic.close(code, reason_phrase=reason)
             self._turn()
-
-
-class Stream:
-    """Bytes in order, both ways; or one way, if it is unidirectional. Others do not wait for it.
-
-    number  its stream ID: 0, 4, 8 are ours; 2, 6 ours to write only; 1, 5 the server's; 3, 7 the server's to read only
-    """
-
-    def __init__(self, connection: Connection, number: int) -> None:
-        self.number, self.news = number, asyncio.Event()
-        self._connection = connection
-        self._unread = bytearray()
-        self._has_ended = number & 3 == 2  # nothing (more) to read
-        self._has_finished = number & 3 == 3  # nothing (more) to write
-        self._reset: int | None = None
-        self._stopped: int | None = None
-        self._is_left = False
-
-    # By the connection.
-
-    def arrived(self, data: bytes, fin: bool) -> None:
-        if self._is_left:
-            self._connection.consumed(self.number, len(data))
-        else:
-            self._unread += data
-        self._has_ended = self._has_ended or fin
-        self.news.set()
-        self._look_for_end()
-
-    def was_reset(self, code: int) -> None:
-        self._reset, self._has_ended = code, True
-        self.news.set()
-        self._look_for_end()
-
-    def was_stopped(self, code: int) -> None:
-        self._stopped, self._has_finished = code, True
-        self.news.set()
-        self._look_for_end()
-
-    def _look_for_end(self) -> None:
-        if self._has_ended and self._has_finished:
-            self._connection.forget(self)
-
-    # By its user.
-
-    async def read(self, most: int = 1 << 18) -> bytes:
-        """What has arrived, at least a byte; b"": the server has sent all.
-
-        StreamReset: it has given up, and bytes may be missing. QuicError: the connection has ended.
-        """
-        while not self._unread:
-            if self._reset is not None:
-                raise StreamReset(f"the server has reset stream {self.number} with {self._reset:#x}", self._reset)
-            if self._has_ended:
-                return b""
-            self._connection.check()
-            self.news.clear()
-            await self.news.wait()
-        data = bytes(self._unread[:most])
-        del self._unread[: len(data)]
-        if self._connection.ended is None:
-            self._connection.consumed(self.number, len(data))
-        return data
-
-    async def read_all(self, most: int = 1 << 26) -> bytes:
-        """All until the end. RemoteProtocolError: it is more than *most* bytes."""
-        found = bytearray()
-        while data := await self.read():
-            found += data
-            if len(found) > most:
-                self.stop()
-                raise RemoteProtocolError(f"more than {most} bytes on stream {self.number}")
-        return bytes(found)
-
-    async def write(self, data: bytes, fin: bool = False) -> None:
-        """Wait until the server has acknowledged enough of what was written before, then send this.
-
-        StreamReset: it does not want it. QuicError: the connection has ended.
-        """
-        rest = memoryview(data)
-        while True:
-            if self._stopped is not None:
-                raise StreamReset(f"the server has stopped stream {self.number} with {self._stopped:#x}", self._stopped)
-            if self._has_finished:
-                raise LocalProtocolError(f"stream {self.number} has no more to say")
-            room = UNSENT - self._connection.buffered(self.number)
-            if room > 0 or not rest:
-                piece, rest = rest[:room], rest[room:]
-                self._has_finished = fin and not rest
-                self._connection.send(self.number, bytes(piece), self._has_finished)
-                if not rest:
-                    self._look_for_end()
-                    return
-            await self._connection.change()
-
-    async def finish(self, data: bytes = b"") -> None:
-        """The last of it."""
-        await self.write(data, fin=True)
-
-    def reset(self, code: int = 0) -> None:
-        """Give up writing; what was written may be lost."""
-        if not self._has_finished:
-            self._has_finished = True
-            self._connection.reset(self.number, code)
-            self._look_for_end()
-
-    def stop(self, code: int = 0) -> None:
-        """Give up reading; what still comes is dropped."""
-        if not self._is_left:
-            self._is_left = True
-            self._connection.consumed(self.number, len(self._unread))
-            self._unread.clear()
-            if not self._has_ended:
-                self._connection.stop(self.number, code)
-
-    def close(self, code: int = 0) -> None:
-        """Both."""
-        self.reset(code)
-        self.stop(code)

@@ -110,6 +110,12 @@ class ClientConnection(Connection):
                 space.ack_eliciting_in_flight += sum(one.is_ack_eliciting for one in packets)
             self._loss._on_packets_lost(congestion_event=False, now=now, packets=packets, space=space)
 
+    def path_changed(self) -> None:
+        """Another way to the server may take smaller datagrams only; the larger ones were tried on the old (§14.3)."""
+        size = self._configuration.max_datagram_size
+        self._max_datagram_size = self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]
+        self._loss._pacer._max_datagram_size = size
+
     def _update_traffic_key(self, direction: Any, epoch: Any, cipher_suite: Any, secret: bytes) -> None:
         """The server's Finished is good, and ours is not sent yet: the moment to look at its certificate."""
         if direction == tls.Direction.DECRYPT and epoch == tls.Epoch.ONE_RTT and self._asks and self.chain:

@@ -222,18 +222,18 @@ async def test_as_many_streams_as_the_server_allows_and_the_next_waits():
 async def test_an_unread_stream_holds_up_itself_only_and_takes_a_window_of_memory():
     def act(peer: Peer, event: events.QuicEvent) -> None:
         if isinstance(event, events.StreamDataReceived) and event.end_stream:
-            peer._quic.send_stream_data(event.stream_id, bytes(1 << 20), True)
+            peer._quic.send_stream_data(event.stream_id, bytes(1 << 18), True)
 
     async with aioquic_server(act) as server, connect("127.0.0.1", server.port, window=1 << 14) as connection:
         unread = []
-        for _ in range(20):
+        for _ in range(10):
             unread.append(await connection.open_stream())
             await unread[-1].finish(b"much\n")
         last = await connection.open_stream()
         await last.finish(b"much\n")
-        assert len(await last.read_all()) == 1 << 20
-        assert sum(len(stream._unread) for stream in unread) <= 20 << 14
-        assert len(await unread[0].read_all()) == 1 << 20
+        assert len(await last.read_all()) == 1 << 18
+        assert sum(len(stream._unread) for stream in unread) <= 10 << 14
+        assert len(await unread[0].read_all()) == 1 << 18
 
 
 async def test_a_server_that_sends_without_end_is_held_and_may_be_stopped():
@@ -638,6 +638,16 @@ async def test_in_the_middle_of_a_transfer(how):
         )
 
 
+async def test_another_address_may_take_smaller_datagrams_only():
+    async with serve() as server, connect(*server.address) as connection:
+        await get(connection, 100_000)
+        await until(lambda: connection.quic._max_datagram_size > 1200)
+        await connection.migrate("127.0.0.2")
+        assert connection.local_address[0] == "127.0.0.2"
+        assert connection.quic._max_datagram_size == 1200
+        assert len(await get(connection, 100_000)) == 100_000
+
+
 async def test_a_server_that_does_not_want_us_to_move():
     async with aioquic_server() as server, connect("127.0.0.1", server.port) as connection:
         connection.quic.server_parameters.disable_active_migration = True
@@ -810,7 +820,10 @@ async def run(*arguments: str, interrupt_at: str = "", **variables: str) -> tupl
 async def test_the_command_tells_every_flight(tmp_path):
     async with serve() as server:
         port = str(server.address[1])
-        code, out, err = await run("--port", port, "--early", "--datagram", "hi", "bytes 20000", "bytes 20000")
+        logs = {"QLOGDIR": str(tmp_path / "qlog"), "SSLKEYLOGFILE": str(tmp_path / "keys")}
+        code, out, err = await run("--port", port, "--early", "--datagram", "hi", "bytes 20000", "bytes 20000", **logs)
+        assert len(list((tmp_path / "qlog").glob("*_client.qlog"))) == 2
+        assert "CLIENT_EARLY_TRAFFIC_SECRET" in (tmp_path / "keys").read_text()
         assert (code, err) == (0, "")
         lines = out.splitlines()
         assert {line[0] for line in lines} == {">", "<", "="}
