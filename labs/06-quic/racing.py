@@ -1,7 +1,7 @@
 """Head of line, made visible: many live feeds over one connection, and who of them waits for a packet that is lost.
 
 Each feed is a stream on which the server sends 1000 bytes every 40 ms, and the feeds take turns, so that hardly any
-packet has pieces of two. Six of them need 150 kB/s, far less than the link carries, and than a congestion window lets
+packet has pieces of two. Six of them need 150 kB/s, far less than the link carries or a congestion window lets
 out that has been warmed up: so the rate explains 40 ms between two pieces of a feed, and nothing else does. What a piece
 is late beyond that it has waited for a packet that was lost: a stall. (A download that fills the link shows the same,
 mixed with slow start, queues, and whose turn it was.)
@@ -51,6 +51,17 @@ def respond(request: site.Request) -> site.Response | Awaitable[site.Response]:
         body = pieces(int(found[1]), int(wanted.get("n", PIECES)), float(wanted.get("ms", 1000 * PERIOD)) / 1000)
         return site.Response(200, [("content-type", "application/octet-stream")], body)
     return site.respond(request)
+
+
+async def answer(stream: Any) -> None:
+    """The same over a stream of bare QUIC, after a line with the feed's path: for servers/quic.py, as its `handler`."""
+    target = (await stream.read_line()).decode("latin-1")
+    response = respond(site.Request("GET", target, {}, stream))
+    assert isinstance(response, site.Response)
+    assert not isinstance(response.body, bytes)
+    async for piece in response.body:
+        await stream.write(piece)
+    stream.finish()
 
 
 def use_reno(connections: Sequence[asyncio.Transport]) -> None:
@@ -117,6 +128,22 @@ async def follow_all(client: AnyClient, origin: str, count: int = PIECES, period
         feed = Feed(period)
         async with client.stream("GET", f"{origin}/feed/{number}?n={count}&ms={1000 * period:g}") as answer:
             return await feed.follow(answer.body)
+
+    return await asyncio.gather(*(one(number) for number in range(FEEDS)))
+
+
+async def follow_streams(connection: Any, count: int = PIECES, period: float = PERIOD) -> list[Feed]:
+    """All feeds at once, each on a stream of a QUIC connection (clients/quic.py)."""
+
+    async def one(number: int) -> Feed:
+        feed = Feed(period)
+        stream = await connection.open_stream()
+        await stream.finish(f"/feed/{number}?n={count}&ms={1000 * period:g}\n".encode())
+        return await feed.follow(body(stream))
+
+    async def body(stream: Any) -> AsyncIterator[bytes]:
+        while piece := await stream.read():
+            yield piece
 
     return await asyncio.gather(*(one(number) for number in range(FEEDS)))
 
