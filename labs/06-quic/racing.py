@@ -1,8 +1,8 @@
 """Head of line, made visible: many live feeds over one connection, and who of them waits for a packet that is lost.
 
 Each feed is a stream on which the server sends 1000 bytes every 40 ms, and the feeds take turns, so that hardly any
-packet has pieces of two. Six of them need 150 kB/s, far less than the link carries or a congestion window lets
-out that has been warmed up: so the rate explains 40 ms between two pieces of a feed, and nothing else does. What a piece
+packet has pieces of two. Six of them need 150 kB/s, far less than the link carries or a congestion window lets out
+that has been warmed up: so the rate explains 40 ms between two pieces of a feed, and nothing else does. What a piece
 is late beyond that it has waited for a packet that was lost: a stall. (A download that fills the link shows the same,
 mixed with slow start, queues, and whose turn it was.)
 
