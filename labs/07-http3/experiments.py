@@ -304,12 +304,13 @@ VERSIONS = (  # and how fast none can be, in ms at a round trip of 30: see the d
     seconds=30,
 )
 async def tiles(net: Network) -> None:
-    """Where nothing is lost the streams of both come as the congestion window lets them, and QUIC gains one round
-    trip, as its handshake is TLS's, too. Where packets are lost, HTTP/1.1 on six connections has little to lose per
-    connection, but its round trips; over HTTP/2 a loss concerns all tiles that are under way; over HTTP/3 those of
-    which a piece was in the packet. How long the whole page takes depends most on the last loss, by chance; look at
-    the waterfalls rather than at one number, and at `python -m labs.07-http3.sweep`. (RFC 9113 §9.1; RFC 9114 §1.1;
-    RFC 9002 §7)
+    """QUIC's handshake is TLS's, too, so its first request leaves a round trip earlier. That does not make this page
+    faster: this QUIC is a program in Python (see `cost`), and it sends all streams in turn, packet by packet, so that
+    all tiles are under way for long, where HTTP/2's server finishes one after the other. Where packets are lost, a
+    loss holds up all tiles behind it over HTTP/2, and over HTTP/3 those of which a piece was in the packet; HTTP/1.1
+    has six lines that are held up by themselves, and needs a round trip for each tile anyway. How long the whole page
+    takes depends most on where the last loss is, by chance: look at the waterfall rather than at one number. (RFC 9113
+    §9.1; RFC 9114 §1.1; RFC 9218 §10)
     """
     async with serving_all(net):
         for loss in (0.0, 0.03):
@@ -333,10 +334,11 @@ async def tiles(net: Network) -> None:
     needs_wire=True,
 )
 async def cost(net: Network) -> None:
-    """TCP is the kernel's: a program gives it 64 KB at a time, and cards cut and check. QUIC is a program: each packet
-    of some 1200 to 1450 bytes is built, numbered, encrypted, sent, acknowledged and remembered by it, here even in
-    Python. Those in C or Rust do better, and send many datagrams with one system call (GSO), and still need more for a
-    byte than TCP with TLS. What QUIC gains is time, on paths that lose; it is paid for by the processor. (RFC 9000 §1)
+    """TCP is the kernel's: a program hands it 64 KB at a time, and the network card may even do the cutting. QUIC is
+    part of the program: each packet of some 1200 to 1450 bytes is built, numbered, encrypted, sent, acknowledged and
+    remembered there, here even in Python. Others, in C or Rust, do far better, and send many datagrams with one system
+    call (GSO). What QUIC gains is time, on paths that lose; what it costs is processor, on all paths. (RFC 9000 §12,
+    §13)
     """
     size = 5_000_000
 
@@ -379,8 +381,7 @@ async def qpack_blocked(net: Network) -> None:
     packet with fields would stop all streams. QPACK's instructions have a stream of their own, and each section says
     how many of them it needs. If they are not here it waits, and nobody else does. The sender decides: refer to what
     may not have arrived, in fewer bytes, and risk to wait; or write it out until the receipt is here. How many may
-    wait at a time the receiver says: 0 is allowed, and then nothing ever waits. (RFC 9204 §2.1.1, §2.1.2, §2.2.1,
-    §3.2.4, §5)
+    wait at a time the receiver says: 0 is allowed, and then nothing ever waits. (RFC 9204 §2.1.2, §2.2.1, §5)
     """
     value = "what both ends shall remember"
     async with serving(net):

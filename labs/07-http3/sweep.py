@@ -27,16 +27,16 @@ from labkit.run import captures_folder, why_no_wire
 from labkit.sandbox import CannotRun, Event, Inside, World
 from labkit.waterfall import write
 
-LOSSES = (0.0, 0.01, 0.02, 0.03, 0.05)
+LOSSES = (0, 1, 2, 3, 5)  # %
 DELAY = 20  # ms each way
 PERIOD = 0.1  # seconds between two pieces of a feed
 
 
-async def sweep(net: Network, folder: Path, seconds: float, rounds: int) -> None:
+async def sweep(net: Network, folder: Path, losses: Sequence[float], seconds: float, rounds: int) -> None:
     """All the runs; emits {"feeds": …} and {"pages": …}."""
     lab = catalog.lab("http3").module("experiments")
     racing = lab.racing
-    for loss in LOSSES:
+    for loss in losses:
         lossy = Link(delay_ms=DELAY, loss=loss)
         net.set_link(Link(delay_ms=DELAY))
         tcp, quic, began = await lab.both_lanes(net, round(seconds / PERIOD), PERIOD, lossy)
@@ -53,7 +53,7 @@ async def sweep(net: Network, folder: Path, seconds: float, rounds: int) -> None
         title = f"Six feeds, {loss:.0%} of the packets lost".replace("%", " %")
         write(racing.figure(title, about, tcp, quic), folder / f"http3-sweep-{round(100 * loss)}.svg")
     async with lab.serving_all(net):
-        for loss in LOSSES:
+        for loss in losses:
             net.set_link(Link(delay_ms=DELAY, loss=loss))
             row = []
             for _, make, _ in lab.VERSIONS:
@@ -64,7 +64,7 @@ async def sweep(net: Network, folder: Path, seconds: float, rounds: int) -> None
         net.set_link(Link())
 
 
-def measure(seconds: float, rounds: int) -> list[Event]:
+def measure(losses: Sequence[float], seconds: float, rounds: int) -> list[Event]:
     """CannotRun where there is no wire."""
     if why := why_no_wire():
         raise CannotRun(f"This needs the wire ({why}).")
@@ -72,14 +72,14 @@ def measure(seconds: float, rounds: int) -> list[Event]:
     capture = folder / "http3-sweep.pcapng"
 
     def main(inside: Inside) -> None:
-        asyncio.run(sweep(on_the_wire(inside, catalog.lab("http3").port, 1), folder, seconds, rounds))
+        asyncio.run(sweep(on_the_wire(inside, catalog.lab("http3").port, 1), folder, losses, seconds, rounds))
 
     def take(event: Event) -> None:
         if "crashed" in event:
             raise CannotRun(event["crashed"])
         found.append(event)
 
-    limit = len(LOSSES) * (2 * seconds + 6 * rounds + 10)
+    limit = len(losses) * (2 * seconds + 6 * rounds + 10)
     world = World(links={("client", "server"): Link(delay_ms=DELAY)}, capture=capture, seconds=limit)
     sandbox.run(world, main, take)
     return found
@@ -98,11 +98,12 @@ PAGES = ("h1 page ms", "h1 tile ms", "h2 page ms", "h2 tile ms", "h3 page ms", "
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="sweep", description="Head of line at 0, 1, 2, 3 and 5 % loss.")
+    parser.add_argument("--loss", type=float, nargs="+", default=LOSSES, help="in %% of the packets")
     parser.add_argument("--seconds", type=float, default=5, help="of feeds, for each loss")
     parser.add_argument("--rounds", type=int, default=3, help="of the page, for each loss and version")
     options = parser.parse_args()
     try:
-        found = measure(options.seconds, options.rounds)
+        found = measure([loss / 100 for loss in options.loss], options.seconds, options.rounds)
     except (CannotRun, OSError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
@@ -111,7 +112,8 @@ def main() -> None:
     print("\n".join(table(FEEDS, [(event["loss"], event["feeds"]) for event in found if "feeds" in event])))
     print(f"\nThe page of 36 tiles, and the wait for one of its tiles: medians of {options.rounds} pages.\n")
     print("\n".join(table(PAGES, [(event["loss"], event["pages"]) for event in found if "pages" in event])))
-    print("\nDrawn: captures/http3-sweep-0.svg, -1, -2, -3, -5, and .png")
+    drawn = ", ".join(f"captures/http3-sweep-{loss:.0f}.svg" for loss in options.loss)
+    print(f"\nDrawn, also as .png: {drawn}")
 
 
 if __name__ == "__main__":
