@@ -33,6 +33,7 @@ STREAMS = 100  # that may be full at a time and hold up no other: so many window
 HOLD = 0.005  # seconds that our hello waits for early data. A packet later, the server's answer may overtake it
 MAX_STRAY = 100  # of the server's streams, or of its datagrams, that nobody has asked for: more are refused, or dropped
 
+REASON = 200  # letters of the server's reason to close that are told
 RECEIVE_BUFFER = 1 << 21  # bytes that the kernel keeps for us; it may be allowed less
 MTU_DISCOVER, IPV6_MTU_DISCOVER, PROBE = 10, 23, 3  # Linux: never fragment, and leave the size to us
 
@@ -47,6 +48,7 @@ class Connection:
     alpn     the protocol above, once the handshake is done
     early    was data sent with the first flight (0-RTT), and did the server take it? None: not tried, or not known yet
     ended    how it has ended; None: it has not
+    is_handshaken, is_resumed   have both agreed, and did a ticket do instead of a certificate?
     token    that the server gave last: proves our address next time (RFC 9000 §8.1.3)
     """
 
@@ -252,7 +254,7 @@ class Connection:
         elif state in (QuicConnectionState.DRAINING, QuicConnectionState.CLOSING):
             by: Literal["us", "server"] = "server" if state == QuicConnectionState.DRAINING else "us"
             is_application = event.frame_type is None
-            self._end(Ended("closed", by, event.error_code, is_application, readable(event.reason_phrase)))
+            self._end(Ended("closed", by, event.error_code, is_application, readable(event.reason_phrase[:REASON])))
         elif self.quic.server_versions and not self.quic.has_heard:
             versions = " ".join(f"{version:#010x}" for version in self.quic.server_versions)
             self._end(Ended("version", "server", reason=f"the server speaks none of our versions, but {versions}"))
@@ -291,6 +293,7 @@ class Connection:
         await self._changed.wait()
 
     def check(self) -> None:
+        """QuicError, if it has ended; OSError, if there was nobody."""
         if self.ended:
             if self._gone:
                 raise self._gone
@@ -320,15 +323,15 @@ class Connection:
         """A stream that the server has opened: somebody may accept it, or the rider of this connection has it."""
         if self._on_event or number % 2 == 0:
             return None
-        stream = Stream(self, number)
-        if len(self._strays) == MAX_STRAY:  # A server that opens them without end would have our memory.
+        stream = self._streams[number] = Stream(self, number)
+        if len(self._strays) < MAX_STRAY:
+            self._strays.append(stream)
+        else:  # A server that opens them without end would have our memory.
             stream.close()
-            return None
-        self._streams[number] = stream
-        self._strays.append(stream)
         return stream
 
     def forget(self, stream: Stream) -> None:
+        """There is no more to come on it, nor to be sent."""
         self._streams.pop(stream.number, None)
 
     # What another protocol needs.
@@ -339,9 +342,15 @@ class Connection:
         return most - self.quic.get_next_available_stream_id(is_unidirectional=uni) // 4
 
     def send(self, number: int, data: bytes, fin: bool = False) -> None:
-        """On this stream; a new one is opened by that. It is sent at the end of this turn, as windows allow."""
+        """On this stream; a new one is opened by that. It is sent at the end of this turn, as windows allow.
+
+        LocalProtocolError: the stream is not ours to write on (any more).
+        """
         self._check_early()
-        self.quic.send_stream_data(number, data, fin)
+        try:
+            self.quic.send_stream_data(number, data, fin)
+        except (ValueError, RuntimeError) as error:
+            raise LocalProtocolError(str(error)) from None
         self._flush_soon()
 
     def consumed(self, number: int, count: int) -> None:
@@ -378,6 +387,7 @@ class Connection:
         self._flush_soon()
 
     async def receive_datagram(self) -> bytes:
+        """The next that the server has sent. Who does not take them loses the oldest."""
         await self.until(lambda: bool(self._datagrams))
         return self._datagrams.popleft()
 
@@ -410,6 +420,8 @@ class Connection:
         await self.until(lambda: self.quic.is_confirmed)  # §9: not before
         if self.quic.server_parameters and self.quic.server_parameters.disable_active_migration:
             raise LocalProtocolError("the server does not want us to migrate (RFC 9000 §18.2)")
+        if not self.quic._peer_cid.cid:
+            raise LocalProtocolError("the server tells its clients apart by their addresses (RFC 9000 §9)")
         await self.until(lambda: bool(self.quic._peer_cid_available))
         self.quic.change_connection_id()
         self.rebind(host)

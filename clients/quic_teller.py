@@ -21,6 +21,7 @@ from protocols.tls_opened import key_log
 
 log = logging.getLogger("clients.quic")
 
+REASON = 200  # letters of a reason to close
 READABLE = (HandshakeType.CLIENT_HELLO, HandshakeType.SERVER_HELLO)  # of which describe() tells more than the name
 
 
@@ -153,7 +154,7 @@ def shown_frame(frame: Frame) -> str:
     if isinstance(frame, Crypto):
         return f"CRYPTO {frame.offset}+{len(frame.data)} B"
     if isinstance(frame, ConnectionClose) and frame.reason:
-        return f"{frame} {readable(frame.reason)}"
+        return f"{frame} {readable(frame.reason[:REASON])}"
     return str(frame)
 
 

@@ -270,24 +270,20 @@ async def test_writing_waits_for_the_server_to_read():
 
 
 async def test_streams_nobody_accepts_are_refused_beyond_a_number():
-    def act(peer: Peer, event: events.QuicEvent) -> None:
-        if isinstance(event, events.HandshakeCompleted):
-            for number in range(3, 4 * 100 + 3, 4):
-                peer._quic.send_stream_data(number, b"x", True)
-        elif isinstance(event, events.PingAcknowledged):
-            pass
-
-    async with aioquic_server(act) as server, connect("127.0.0.1", server.port) as connection:
-        await until(lambda: len(connection._strays) == 100)
-        for _ in range(3):
-            for number in range(100):
-                quic = server.peers[0]._quic
-                quic.send_stream_data(quic.get_next_available_stream_id(is_unidirectional=True), b"x", True)
-                _ = number
+    async with aioquic_server() as server, connect("127.0.0.1", server.port, window=1 << 12) as connection:
+        quic = server.peers[0]._quic
+        for number in range(3, 4 * 600, 4):
+            async with asyncio.timeout(100 * TICK):
+                while quic._remote_max_streams_uni <= number // 4:
+                    await connection.ping()
+            quic.send_stream_data(number, bytes(2000), True)  # all of them more than our window
             server.peers[0].transmit()
-            await connection.ping()
-            await connection.ping()
-        assert len(connection._strays) == 100 == len(connection._streams) + 100
+        await connection.ping()
+        assert len(connection._strays) == 100
+        assert connection._streams == {}
+        assert sum(len(stream._unread) for stream in connection._strays) == 100 * 2000
+        assert (await connection.accept_stream()).number == 3
+        assert await get(connection, 10_000) == wanted(10_000)
 
 
 # --- How it ends ------------------------------------------------------------------------------------
