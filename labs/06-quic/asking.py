@@ -257,13 +257,11 @@ def show(
     script: Sequence[Call],
     found: Sequence[dict[str, Any]],
     why: str = "",
-    before: Sequence[str] = (),
+    after: Sequence[str] = (),
 ) -> None:
-    """Tell a script up to the call that was answered wrongly, and fail; *why*: if no call says it."""
+    """Tell a script up to the call that was answered wrongly, and lines *after* it; fail. *why*: if no call says it."""
     rights = play(solution, script)
     c.story.clear()
-    for line in before:
-        c.did(line)
     for number, end in runs(script[: at + 1], found):
         one, said = script[number], found[number]
         c.did(f"> {shown(one, [other.arguments[0] for other in script[number:end] if end > number + 1])}")
@@ -272,6 +270,8 @@ def show(
             c.did(" " * (len(one.name) + 3 + 3 * start) + "^" * (3 * (stop - start) - 1) + f" {text}")
         if one.name not in QUIET or "value" not in said:
             c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}{' each' if end > number + 1 else ''}")
+    for line in after:
+        c.did(line)
     one, said, right = script[at], found[at], rights[at]
     why = next((earlier.why for earlier in reversed(script[: at + 1]) if earlier.why), why)
     prefix = f"{one.name}() raised {said['raised']}. " if "raised" in said else ""

@@ -37,14 +37,14 @@ number, so an ACK never leaves in doubt which copy it is for. TCP, whose numbers
 Karn's rule and timestamps because of it. And no ACK was ever taken back: what is acknowledged may be forgotten, where
 TCP's SACK is a hint only, and may be withdrawn (RFC 2018 §8).
 
-What production stacks have beside yours: the probe timeout, which alone can tell that the last packets of a flight were
-lost (RFC 9002 §6.2; here the check had a fixed one); congestion control, of which loss is the signal (§7); persistent
-congestion (§7.6); three spaces of numbers, each with its own books (RFC 9000 §12.3), for the handshake has other keys.
-Many notice that a packet which they gave up has come after all, and then raise the threshold: a path that reorders by
-ten makes yours send everything twice. They send an ACK less often than for every second packet, by agreement with the
-peer: at a gigabit per second ACKs alone are a load. They leave out numbers on purpose, as some of your tests did, and
-close the connection of whoever acknowledges one (§21.4). And beneath all this every packet is encrypted, its number,
-too (RFC 9001 §5.4), so that nobody on the way can come to rely on it.
+What production stacks have beside yours: the probe timeout, which alone can tell that the last packets of a flight
+were lost (RFC 9002 §6.2; here the check had a fixed one); congestion control, of which loss is the signal (§7);
+persistent congestion (§7.6); three spaces of numbers, each with its own books (RFC 9000 §12.3), for the handshake has
+other keys. Some notice that a packet which they gave up has come after all, and then raise the threshold (RFC 9002
+§6.1): on a path that reorders by ten, yours sends much of it twice. Some send fewer ACKs, by agreement with the peer:
+at a gigabit per second ACKs alone are a load. Some leave out numbers on purpose, as one of the steps did, and close
+the connection of whoever acknowledges one (§21.4). And beneath all this every packet is encrypted, its number, too
+(RFC 9001 §5.4), so that nobody on the way can come to rely on it.
 
 In this lab: protocols/quic_packets.py, quic_frames.py and quic_recovery.py are the same in a few words more, and
 aioquic has the rest. Ask your own books: `make quic-exercise`, and in another terminal

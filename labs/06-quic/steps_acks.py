@@ -16,7 +16,10 @@ call, hold, PATIENCE, solution = asking.call, asking.hold, asking.PATIENCE, aski
 CHANCE = random.Random(9000)
 
 
-def came(*numbers: int, eliciting: bool = True, now: float = 0.0, why: str = "") -> list[Any]:
+NEW = "A packet whose number comes for the first time is new: receive() returns True."
+
+
+def came(*numbers: int, eliciting: bool = True, now: float = 0.0, why: str = NEW) -> list[Any]:
     """Packets that come, in this order, all at the same time."""
     return [call("receive", number, eliciting, now, why=why) for number in numbers]
 
@@ -118,8 +121,8 @@ async def ack_written(c: Check) -> None:
         written((0, 1), "The largest came 8.004 ms ago: 8.004 ms / 8 µs = 1000, which takes two bytes.", 0.008004),
         [*came(3, now=1.0), *came(1, now=1.01), call("ack", 1.016004, why="The largest, 3, came 16.004 ms ago: 2000. "
          "That 1 came later does not count: from the delay the peer learns its round trip, by the largest.")],
-        [*came(7), *came(7, now=0.02), call("ack", 0.020004, why="The delay counts from when 7 came first, 20.004 ms "
-         "ago: not from its copy.")],
+        [*came(7), *came(7, now=0.02, why="7 comes again: receive() returns False."), call("ack", 0.020004, why="The "
+         "delay counts from when 7 came first, 20.004 ms ago: not from its copy.")],
         [*came(0, 1, 4), call("ack", 0.0, why="0-1 and 4 came."), *came(5, now=0.01), call("ack", 0.01, why="An ACK "
          "says all again that came, not only what is new: the ACK before may be lost (§13.2.3).")],
         [*came(0, 1, eliciting=False), *came(2), call("ack", 0.0, why="Packets that ask for no ACK stand in it, too, "
@@ -212,8 +215,8 @@ async def ack_due(c: Check) -> None:
         [*came(0, 1, now=0.9), ack, *came(3, now=2.0), due("3 came and 2 did not: the sender should know at once.")],
         [*came(0, 1, 3, now=0.9), ack, *came(2, now=2.0), due("2 came after 3: the sender, who may take it for lost, "
                                                                "should know at once.")],
-        [*came(0, 1, now=0.9), ack, *came(0, 1, now=0.95), due("0 and 1 came again after the ACK: a copy asks for "
-         "none. The network made it; a sender of QUIC never uses a number twice.")],
+        [*came(0, 1, now=0.9), ack, *came(0, 1, now=0.95, why="0 and 1 come again."), due("0 and 1 came again after "
+         "the ACK: a copy asks for none. The network made it; a sender of QUIC never uses a number twice.")],
         [*came(0, eliciting=False), due("A packet that has nothing but an ACK asks for none. If it did, two ends would "
                                         "acknowledge each other's ACKs for ever.")],
         [*came(0, 5, 2, eliciting=False), due("Also with gaps, and out of order: what asks for nothing gets nothing.")],

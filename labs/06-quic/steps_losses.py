@@ -22,13 +22,17 @@ def went(*numbers: int, now: float = 1.0, eliciting: bool = True) -> list[Any]:
     return [call("send", number, eliciting, now, why="send() returns nothing.") for number in numbers]
 
 
-def ack(*ranges: int | tuple[int, int], now: float = 1.1, delay: float = 0.0, why: str = "") -> Any:
+FIRST = "An ACK came: receive_ack() returns the numbers that it acknowledges for the first time."
+SO_FAR = "lost() returns the numbers that are lost by now, each once."
+
+
+def ack(*ranges: int | tuple[int, int], now: float = 1.1, delay: float = 0.0, why: str = FIRST) -> Any:
     """An ACK that comes, the highest range first; a number is a range of one."""
     pairs = tuple((one, one) if isinstance(one, int) else one for one in ranges)
     return call("receive_ack", pairs, delay, now, why=why)
 
 
-def lost(now: float = 1.1, why: str = "") -> Any:
+def lost(now: float = 1.1, why: str = SO_FAR) -> Any:
     return call("lost", now, why=why)
 
 

@@ -22,17 +22,18 @@ SECONDS = transfer.PATIENCE + 5
 
 def judge(c: Check, ends: list[dict[str, Any]], lanes: list[Any], pieces: tuple[int, int]) -> None:
     """Every call that the two ends made must have had the solution's answer; and all must have arrived."""
-    told = [f"= {lane.name}, packet {number}: {fate}" for lane in lanes for number, fate in lane.fates]
+    told = [f"= {lane.name}: " + ", ".join(f"{number} {fate}" for number, fate in lane.fates[:5]) + ", …"
+            * (len(lane.fates) > 5) for lane in lanes if lane.fates]  # fmt: skip
     for side, end in zip(("client", "server"), ends, strict=True):
         script = [asking.call(name, *asking.unpacked(given)) for name, given, _ in end["notes"]]
         found = [said for _, _, said in end["notes"]]
         at = asking.first_wrong(script, found)
         if at is not None:
-            asking.show(c, at, script, found, f"At the {side}: {SENTENCES[script[at].name]}", told[:6])
+            asking.show(c, at, script, found, f"At the {side}: {SENTENCES[script[at].name]}", told)
         c.did(f"= the {side} sent {end['packets']} packets, and took these for lost: {end['lost'] or 'none'}")
     for side, end, wanted in zip(("client", "server"), ends, reversed(pieces), strict=True):
         if not end["whole"]:
-            c.story[:0] = told[:8]
+            c.story += told
             c.fail(f"Not all of the content has arrived at the {side}, or other bytes than were sent.",
                    got=f"{end['came']:,} bytes", wanted=f"{wanted * transfer.PIECE:,} bytes")  # fmt: skip
     if not all(end["done"] for end in ends):
@@ -46,9 +47,9 @@ SENTENCES = {
     "ack": "an ACK was to go, and it says something else than has come.",
     "forget": "an ACK of its own was acknowledged, and forget() fails.",
     "send": "a packet went, and send() fails.",
-    "due": "due() fails.",
-    "timer": "timer() fails.",
-    "largest": "there is no `largest`.",
+    "due": "due() returns neither a time nor None.",
+    "timer": "timer() returns neither a time nor None.",
+    "largest": "`largest` is no number.",
     "encode_number": "a packet went with another number than it should have.",
     "decode_number": "a packet came, and its number was taken for another.",
     "encode_varint": "a frame went with another number than it should have.",
