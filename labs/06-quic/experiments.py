@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import statistics
 import struct
 import time
 from collections import Counter
@@ -14,6 +15,10 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TypeVar
 
+from certs.contexts import client_context, server_context
+from clients import quic
+from clients.http2 import Client as Client2
+from labkit import waterfall
 from labkit.lab import Drop, Link, Network, Seen, experiment
 from labkit.learner import load
 from protocols import quic_packets as packets
@@ -32,12 +37,13 @@ from protocols.quic_frames import (
 from protocols.quic_opened import Keys, initial_keys
 from protocols.quic_packets import VERSION_1, PacketType
 from protocols.tls_opened import SUITES
+from servers import http2, tls
 from servers import quic as server
-from servers import tls
 from servers.quic_tokens import Tickets
 
 HERE = Path(__file__).parent
 byhand = load(HERE / "byhand.py", "labs_quic_byhand")
+racing = load(HERE / "racing.py", "labs_quic_racing")
 over_tcp = load(HERE.parent / "05-http2/byhand.py", "labs_http2_byhand")
 onwire = load(HERE / "onwire.py", "labs_quic_onwire")
 Talk, Talk1, opened = byhand.Talk, over_tcp.Talk1, onwire.opened
@@ -445,6 +451,88 @@ async def datagram_frames(net: Network) -> None:
     net.exactly("DATAGRAM frames sent", sum(len(one.all(Datagram)) for one in sent), 10)
     data = sum(len(piece.data) for one in sent for piece in one.all(Stream) if piece.stream == stream)
     net.measure("bytes of the stream sent", data, "bytes", at_least=11_000)
+
+
+@experiment(
+    title="One packet lost, six live feeds",
+    link=Link(delay_ms=50),
+    question="Six feeds share a connection, and one packet is lost. How many stand still, over TCP and over QUIC?",
+    choices=("6 and 6", "6 and 1", "1 and 1"),
+    answer="6 and 1",
+)
+async def head_of_line(net: Network) -> None:
+    """On TCP all six are one row of bytes, and a kernel hands those out in their order. What came behind the gap was
+    there, and nobody could read it, until the one packet had come again, a round trip later. A packet of QUIC says of
+    which stream its bytes are and where in it they belong, so a gap is one stream's gap. That one waits as long as over
+    TCP: QUIC repairs nothing faster. The difference is who waits with it. Where there is one stream only, there is
+    none. (RFC 9000 §2.2; RFC 9002 §6.1.1; RFC 9293 §3.4)
+    """
+    lossy = Link(delay_ms=50, drop=tuple(racing.a_piece(20, kind, net.port) for kind in ("tcp", "udp")))
+
+    async def feed(stream: server.Stream) -> None:
+        if (line := await stream.read_line()) == b"warm up":
+            await stream.write(bytes(30_000))
+        else:
+            async for piece in racing.pieces(int(line), 12):
+                await stream.write(piece)
+        stream.finish()
+
+    async def read(stream: quic.Stream) -> AsyncIterator[bytes]:
+        while data := await stream.read():
+            yield data
+
+    async def follow(connection: quic.Connection, number: int) -> racing.Feed:
+        found = racing.Feed()
+        stream = await connection.open_stream()
+        await stream.finish(b"%d\n" % number)
+        return await found.follow(read(stream))
+
+    async def follow_all(connection: quic.Connection) -> list[racing.Feed]:
+        return await asyncio.gather(*(follow(connection, number) for number in range(racing.FEEDS)))
+
+    async def warm_up(connection: quic.Connection) -> None:
+        stream = await connection.open_stream()
+        await stream.finish(b"warm up\n")
+        await stream.read_all()
+
+    origin = f"https://server.lab:{net.port}"
+    on_tcp = http2.serve(net.server.address, net.port, respond=racing.respond, ssl=server_context(alpn=("h2",)))
+    connecting = quic.connect(net.server.address, net.port, alpn=["lab"], name="server.lab")
+    async with (
+        serving(net, handler=feed, path_mtu=False),
+        net.server.running(on_tcp) as tcp_server,
+        net.client.running(Client2(ssl=client_context())) as client,
+        net.client.running(connecting) as connection,
+    ):
+        # So that slow start is over, on both.
+        await asyncio.gather(
+            net.client.run(client.request("GET", f"{origin}/bytes/30000")), net.client.run(warm_up(connection))
+        )
+        racing.use_reno([talk.transport for talk in tcp_server.talks])
+        net.set_link(lossy, "server", "client")
+        began = time.time()
+        feeds = await asyncio.gather(
+            net.client.run(racing.follow_all(client, origin, 12)), net.client.run(follow_all(connection))
+        )
+        net.set_link(Link())  # The good-byes need not take as long.
+    over_tcp = racing.Lane("streams of HTTP/2 over TCP", feeds[0], racing.lost(net, "tcp", began))
+    over_quic = racing.Lane("streams of QUIC", feeds[1], racing.lost(net, "udp", began))
+    for line in racing.table(over_tcp, over_quic):
+        net.note(line)
+    net.exactly("packets lost, TCP", len(over_tcp.lost), 1)
+    net.exactly("packets lost, QUIC", len(over_quic.lost), 1)
+    net.exactly("feeds that stood still, TCP", len(over_tcp.stalled), 6)
+    net.measure("feeds that stood still, QUIC", len(over_quic.stalled), at_least=1, at_most=2)
+    stalls = sorted(feed.longest for feed in over_quic.feeds)
+    net.measure("the shortest stall, TCP", min(feed.longest for feed in over_tcp.feeds), "ms", at_least=50, at_most=400)
+    net.measure("the longest stall, QUIC", stalls[-1], "ms", at_least=50, at_most=400)
+    net.measure("the stall of a feed in the middle, QUIC", statistics.median(stalls), "ms", at_most=40)
+    if net.capture:
+        picture = net.capture.with_name("quic-head-of-line.svg")
+        rate = f"1000 bytes on each stream every {1000 * racing.PERIOD:g} ms; round trip 100 ms. "
+        subtitle = rate + "Both at the same time, on the same link."
+        waterfall.write(racing.figure("One lost packet, six feeds", subtitle, over_tcp, over_quic), picture)
+        net.note(f"A waterfall of this: captures/{picture.name}, and as .png")
 
 
 # -- A connection is not an address --------------------------------------------------------------------
