@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from labkit import catalog, console, doctor, grade, learner, live, narrate, progress, quiz
+from labkit import catalog, console, doctor, evidence, grade, learner, live, narrate, progress, quiz
 from labkit.pcapng import BadCapture
 from labkit.run import CAPTURES, capture_path
 from labkit.sandbox import CannotRun
@@ -237,7 +237,7 @@ def _wireshark(lab: catalog.Lab, experiment: str | None) -> int:
     if (path := shutil.which("wireshark")) is None:
         as_text = f" As text: tshark -r {os.path.relpath(capture)}" if shutil.which("tshark") else ""
         raise CannotRun(f"Wireshark is not installed: sudo apt install wireshark.{as_text}")
-    return subprocess.call([path, str(capture)])
+    return subprocess.call([path, *evidence.NO_GUESS, str(capture)])
 
 
 if __name__ == "__main__":

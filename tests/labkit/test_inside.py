@@ -19,6 +19,7 @@ from certs.channel import Channel
 from certs.contexts import client_context, server_context
 from certs.quic import quic_client, quic_server
 from clients.quic_core import ClientConnection
+from labkit.evidence import NO_GUESS
 from labkit.inside import Reader
 from labkit.inside_quic import Datagrams
 from labkit.pcapng import Writer
@@ -384,8 +385,9 @@ def test_tshark_opens_the_same_packets_with_no_setting(tmp_path, retry):
             ours.append(",".join(str(one.number) for one in sight.packets if one.number >= 0))
             assert all(one.frames for one in sight.packets if one.packet.number_at)
         writer.flush()
-    tshark = ["tshark", "-r", str(tmp_path / "capture"), "-T", "fields", "-e", "quic.packet_number"]
-    done = subprocess.run([*tshark, "-e", "quic.stream_data"], capture_output=True, text=True, timeout=60)
+    fields = ("-T", "fields", "-e", "quic.packet_number", "-e", "quic.stream_data")
+    tshark = ["tshark", *NO_GUESS, "-r", str(tmp_path / "capture"), *fields]
+    done = subprocess.run(tshark, capture_output=True, text=True, timeout=60)
     theirs = [line.split("\t") for line in done.stdout.splitlines()]
     assert [numbers for numbers, _ in theirs] == ours
     said = [bytes.fromhex(one) for _, data in theirs for one in data.split(",") if one]
