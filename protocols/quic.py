@@ -48,6 +48,7 @@ MAX_DATAGRAMS = (
     64  # DATAGRAM frames that wait to be sent: their sender does not wait for us, so they are dropped (§5.2)
 )
 KEY_LIFE = 1 << 22  # packets under one key; AES-GCM's limit is 2^23 (RFC 9001 §6.6)
+BLACK_HOLE = 3  # times that nothing comes back, until datagrams become small again
 RESET_TOKEN = 16  # bytes (§10.3)
 MAX_ISSUED = 64  # connection IDs of the peer that are remembered, to see whether it contradicts itself
 PATIENCE = 2000  # frames that bring nothing new, in a row; as many a second as PATIENCE_BACK are forgiven (§21.9)
@@ -133,8 +134,10 @@ class Connection(QuicConnection):
                 epochs = frozenset([Epoch.ONE_RTT])  # There is nothing yet to respond to, or to retire (§12.5).
             if kind != QuicFrameType.PADDING:
                 handlers[kind] = partial(self._count, handler), epochs
+        self._path_mtu, self._largest = path_mtu, 65527  # bytes that the peer takes, at most (§18.2)
         self._sizes = list(LARGEST) if path_mtu else []  # still to try
         self._trying = False
+        self._way: NetworkAddress | None = None  # for which they were found
         self.was_reset = False
         """Has a stateless reset ended it?"""
 
@@ -254,6 +257,8 @@ class Connection(QuicConnection):
         if self._address_is_valid and self._network_paths:
             self._network_paths[0].is_validated = True
             self._address_is_valid = False
+        if self._path_mtu and self._network_paths and self._network_paths[0].addr != self._way:
+            self._begin_again()
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         if not self._network_paths:
@@ -436,8 +441,16 @@ class Connection(QuicConnection):
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
         super()._parse_transport_parameters(data, from_session_ticket)
-        most = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size or 65527
-        self._sizes = [size for size in self._sizes if self._max_datagram_size < size <= most]
+        self._largest = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size or self._largest
+        self._sizes = [size for size in self._sizes if self._max_datagram_size < size <= self._largest]
+
+    def _begin_again(self) -> None:
+        """The peer has moved, and what its new path takes is not known."""
+        if self._way is not None:
+            self._set_size(self._configuration.max_datagram_size)
+            self._sizes = [size for size in LARGEST if self._max_datagram_size < size <= self._largest]
+            self._trying = False
+        self._way = self._network_paths[0].addr
 
     def _try_larger(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """A packet that has nothing in it but its size (§14.4, RFC 8899). If it is lost, that is no congestion."""
@@ -463,16 +476,27 @@ class Connection(QuicConnection):
 
     def _on_try(self, delivery: QuicDeliveryState, size: int) -> None:
         self._trying = False
-        if delivery is QuicDeliveryState.ACKED:
+        if delivery is QuicDeliveryState.ACKED and size > self._max_datagram_size:
             self._sizes.clear()
-            self._max_datagram_size = size
-            self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]
-            self._loss._pacer._max_datagram_size = size
+            self._set_size(size)
+
+    def _set_size(self, size: int) -> None:
+        self._max_datagram_size = size
+        self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]
+        self._loss._pacer._max_datagram_size = size
 
     def too_large(self, size: int) -> None:
         """The kernel did not send a datagram of this size: the first link takes less."""
         self._sizes = [one for one in self._sizes if one < size]
         self._trying = False
+        if size <= self._max_datagram_size:
+            self._set_size(self._configuration.max_datagram_size)
+
+    def handle_timer(self, now: float) -> None:
+        """As aioquic's. When nothing is heard any more, the path may have become narrower (RFC 8899 §4.3)."""
+        super().handle_timer(now)
+        if self._loss._pto_count >= BLACK_HOLE and self._max_datagram_size > self._configuration.max_datagram_size:
+            self._set_size(self._configuration.max_datagram_size)
 
 
 def peek(buf: Buffer) -> int:

@@ -368,6 +368,19 @@ def test_datagrams_grow_to_what_the_path_takes(path, found):
     assert pair.server._loss.congestion_window >= before  # What was lost in trying was no congestion.
 
 
+def test_datagrams_become_small_again_when_the_path_becomes_narrow():
+    pair = Pair(path_mtu=True).settle(300)
+    assert pair.server._max_datagram_size == 16384
+    stream, _ = sent_by(pair, 10)
+    pair.largest = 1300
+    pair.server.send_stream_data(stream, bytes(100_000))
+    pair.settle(1000)
+    assert pair.server.is_delivered
+    assert pair.server._max_datagram_size == 1200
+    pair.server.too_large(1200)
+    assert pair.server._max_datagram_size == 1200
+
+
 # -- In memory: whatever comes ----------------------------------------------------------------------------
 
 
