@@ -14,7 +14,7 @@ from labkit.sandbox import CannotRun
 
 MINIMUM = (4, 0)  # The oldest version this lab has been tested with.
 NO_GUESS = ("--disable-protocol", "rx")
-"""For tshark and Wireshark, which have the lab's ports down for AFS: one in 25 packets from a new port looks like it."""
+"""For tshark and Wireshark: they have these ports down for AFS, and take one in 25 packets from a new port for it."""
 _SECONDS = 60
 
 
