@@ -163,8 +163,8 @@ class Client:
                     response = await connection.head(exchange, self._timeout)
                 except (RemoteProtocolError, ConnectionError) as error:
                     again = isinstance(error, Unprocessed)
+                    tries += 1 if again else TRIES - 1  # once more after a loss
                     if exchange:
-                        tries += 1 if again else TRIES - 1  # once more after a loss
                         # Was it closed while it was idle? So it seems, if nothing has come since.
                         was_idle = exchange.heard and not connection.has_heard(exchange)
                         again = again or bool(was_idle and request.method in IDEMPOTENT)
