@@ -71,7 +71,8 @@ class Connection:
         self._heard, self._heard_at = 0, self._now()  # bytes, and when
         self._line = asyncio.Lock()  # for those who want a stream: first come, first served
         self._timer: asyncio.TimerHandle | None = None
-        self._ended = self._is_mute = False
+        self._why: Exception | None = None  # it has ended
+        self._is_mute = False
         self._quic: Quic | None = None
         self._stack = contextlib.AsyncExitStack()
         self._watcher: asyncio.Task[None] | None = None
@@ -120,11 +121,11 @@ class Connection:
     @property
     def is_usable(self) -> bool:
         """May it have more streams?"""
-        return self._http.is_usable and not self._ended and not self._is_mute
+        return self._http.is_usable and self._why is None and not self._is_mute
 
     @property
     def has_ended(self) -> bool:
-        return self._ended and (self._watcher is None or self._watcher.done())
+        return self._why is not None and (self._watcher is None or self._watcher.done())
 
     @property
     def is_idle(self) -> bool:
@@ -139,9 +140,9 @@ class Connection:
         await self._stack.aclose()
 
     def _end(self, error: Exception) -> None:
-        if self._ended:
+        if self._why:
             return
-        self._ended = True
+        self._why = error
         if self._timer:
             self._timer.cancel()
         self._http.close()
@@ -170,6 +171,8 @@ class Connection:
                     if self._exchanges and self._now() - self._heard_at > self._patience:
                         await self.alive()
         except (RemoteProtocolError, OSError) as error:
+            if quic.ended and quic.ended.is_application and quic.ended.code != ErrorCode.NO_ERROR:
+                self._heard += 1  # It was not closed for being idle.
             self._end(in_words(quic, error))
         await self._stack.aclose()
 
@@ -210,12 +213,15 @@ class Connection:
         if isinstance(body, bytes) and not body:
             body = None
         async with self._line:
-            if request.method not in SAFE or body is not None:
-                await self._quic.handshaken()
-            while self._quic.room() <= 0 or not self.is_usable:
-                if not self.is_usable:
-                    raise Unprocessed("the connection takes no more streams")
-                await self._quic.until(lambda: not self.is_usable or (self._quic is not None and self._quic.room() > 0))
+            quic, may_be_early = self._quic, request.method in SAFE and body is None
+            try:
+                await quic.until(
+                    lambda: not self.is_usable or (quic.room() > 0 and (may_be_early or quic.is_handshaken))
+                )
+            except (RemoteProtocolError, OSError) as error:
+                raise copy.copy(self._why or in_words(quic, error)) from None
+            if not self.is_usable:
+                raise Unprocessed("the connection takes no more requests")
             stream = self._http.send_request(pairs, body is None)
             exchange = self._exchanges[stream] = Exchange(stream, self._heard, self._now())
             if not self._quic.is_handshaken:
@@ -288,7 +294,7 @@ class Connection:
 
     def _rest(self) -> None:
         """With nothing to do, wait for the next request, but not for ever; after GOAWAY there is none."""
-        if not self._exchanges and not self._ended:
+        if not self._exchanges and not self._why:
             if self._timer:
                 self._timer.cancel()
             wait = self._idle if self.is_usable else 0
@@ -343,7 +349,7 @@ class Connection:
                 self._heard, self._heard_at = self._heard + len(data), self._now()
                 self._http.receive_data(stream, data, end, self._heard_at)
             case events.StreamReset(error_code=code, stream_id=stream):
-                self._heard_at = self._now()
+                self._heard, self._heard_at = self._heard + 1, self._now()  # It is an answer, too.
                 self._http.receive_reset(stream, code)
             case events.StopSendingReceived(error_code=code, stream_id=stream):
                 self._http.receive_stop(stream, code)
@@ -356,7 +362,7 @@ class Connection:
             while (found := self._http.next_event()) is not None:
                 self._handle(found)
         except RemoteProtocolError as broken:
-            if not self._ended:
+            if not self._why:
                 log.info("! %s", broken)
             for exchange in self._exchanges.values():
                 exchange.fail(copy.copy(broken))

@@ -44,7 +44,10 @@ MAX_FIELDS = 1 << 16  # bytes of the fields of a message, unpacked: so many we a
 MAX_INTERIM = 20  # answers with 1xx before the final one
 PATIENCE = 1000.0  # what a server may cost with frames that bring nothing; so much
 PER_SECOND = 100.0  # comes back
-EMPTY = UNKNOWN = INTERIM = 1.0  # DATA without data; what is to be ignored (§9), but not for ever
+EMPTY = UNKNOWN = 1.0  # DATA without data; what is to be ignored (§9), but not for ever
+PER_UNKNOWN = 1024  # bytes that nobody wants cost as much as a frame that nobody knows
+INSTRUCTION = 1 / 16  # of a byte for QPACK's table: one can copy an entry of 4 KB (RFC 9204 §4.3.4)
+FREE_INSTRUCTIONS = 4096  # bytes of them for each request of ours
 
 QPACK_SETTINGS = SettingCode.QPACK_MAX_TABLE_CAPACITY, SettingCode.QPACK_BLOCKED_STREAMS
 CONTROL, ENCODER, DECODER = 2, 6, 10  # the streams that we open: the first three of a client in one direction
@@ -151,7 +154,8 @@ class ClientConnection:
         self._requests: dict[int, Stream] = {}
         self._theirs: dict[int, tuple[Decoder, int]] = {}  # the server's streams in one direction, and what they are
         self._next = 0
-        self._purse, self._at = 0.0, 0.0
+        self._purse, self._at = 0.0, 0.0  # what the server has cost, and when that was
+        self._free = FREE_INSTRUCTIONS
         self._error: RemoteProtocolError | None = None
         self.settings: Mapping[int, int] | None = None
         """The server's, once they are here."""
@@ -203,6 +207,7 @@ class ClientConnection:
             raise LocalProtocolError(f"the server takes no more than {most} bytes of fields (RFC 9114 §4.2.2)")
         raw = [(n.encode(), v.encode()) if n[:1] == ":" else encode_field(n, v) for n, v in pairs]
         stream, self._next = self._next, self._next + 4
+        self._free += FREE_INSTRUCTIONS
         section = self._encoder.section(stream, tuple(raw))
         self._requests[stream] = Stream(stream, dict(pairs)[":method"], end)
         self._tell_qpack()
@@ -338,8 +343,7 @@ class ClientConnection:
         if frame.type == FrameType.PUSH_PROMISE:
             raise broken("a push, and we have allowed none (§4.6, §7.2.5)", ErrorCode.ID_ERROR)
         if frame.type not in (FrameType.DATA, FrameType.HEADERS):
-            if not frame.at:
-                self._pay(UNKNOWN)
+            self._ignore(frame)
         elif one.trailers is not None or (frame.type == FrameType.DATA and not one.status):
             where = "behind the trailers" if one.trailers is not None else "before the answer has begun"
             raise broken(f"{name_of(frame.type)} {where} (§4.1)", ErrorCode.FRAME_UNEXPECTED)
@@ -439,7 +443,7 @@ class ClientConnection:
             case StreamType.QPACK_DECODER:
                 self._feedback(stream, decoder.rest())
             case _:
-                decoder.rest()
+                self._pay(len(decoder.rest()) / PER_UNKNOWN)
         if end:
             if kind in CRITICAL:
                 raise broken(f"{CRITICAL[kind]} has ended (§6.2.1)", ErrorCode.CLOSED_CRITICAL_STREAM)
@@ -465,8 +469,7 @@ class ClientConnection:
         if frame.type in NOT_ON_CONTROL or (frame.type == FrameType.SETTINGS and self.settings is not None):
             words = f"{name_of(frame.type)}: not from a server, not here, or not again (§7.2)"
             raise broken(words, ErrorCode.FRAME_UNEXPECTED)
-        if not frame.at:
-            self._pay(UNKNOWN)  # also what is known: nobody needs to tell us much here
+        self._ignore(frame)  # also what is known has its price: nobody needs to tell us much here
         match frame.type:
             case FrameType.SETTINGS | FrameType.GOAWAY | FrameType.CANCEL_PUSH if frame.left:
                 raise broken(f"{name_of(frame.type)} of {frame.length} bytes", ErrorCode.EXCESSIVE_LOAD)
@@ -494,6 +497,9 @@ class ClientConnection:
         """The server's encoder has new entries for the table: what has waited for them goes on."""
         if self._observe and data:
             self._observe("<", stream, f"entries for QPACK's table, {of_bytes(data)}", None)
+        free = min(self._free, len(data))
+        self._free -= free
+        self._pay((len(data) - free) * INSTRUCTION)
         for number in self._decoder.feed(data):
             if one := self._requests.get(number):
                 one.is_ready = True
@@ -531,6 +537,9 @@ class ClientConnection:
         if self._error is None:
             self._error = error
             self._orders.append(Close(error.code, str(error)))
+
+    def _ignore(self, frame: Frame) -> None:
+        self._pay((0 if frame.at else UNKNOWN) + len(frame.payload) / PER_UNKNOWN)
 
     def _pay(self, price: float, now: float | None = None) -> None:
         if now is not None:
