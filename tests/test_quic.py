@@ -42,9 +42,9 @@ from protocols.quic_frames import (
 )
 from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType
 from protocols.quic_packets import long_header, short_header
-from servers import quic, site
+from servers import http3, quic, site
 from servers.quic_tokens import Tickets, Tokens
-from tests.conftest import TICK
+from tests.conftest import TICK, cannot, need_tool
 from tests.quic_cases import CASES, LIMITS, MOST, new_id, numbers, payloads
 
 PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
@@ -1175,3 +1175,66 @@ def test_floods_end_or_are_bounded(name):
                 break
 
     assert tracked(flood) < 3 << 20
+
+
+# -- Other stacks: ngtcp2's client (in C, with GnuTLS), and qh3 (its TLS in Rust) ------------------------------------
+
+
+async def gtlsclient(server, *options, path="/bytes/1000000"):
+    """ngtcp2's client at a server for HTTP/3: all that it says."""
+    port = server.address[1]
+    process = await asyncio.create_subprocess_exec(
+        "gtlsclient", "--exit-on-all-streams-close", "--no-quic-dump", "--no-http-dump", "--timeout=5s", *options,
+        "127.0.0.1", str(port), f"https://localhost:{port}{path}",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out = (await process.communicate())[0].decode(errors="replace")
+    assert process.returncode == 0, out[-2000:]
+    assert ":status: 200" in out
+    return out
+
+
+NGTCP2 = {  # options, and what it says when that has happened
+    "key update": (["--key-update=1ms"], "key update"),
+    "migration": (["--change-local-addr=1ms"], "PATH_RESPONSE"),
+    "NAT rebinding": (["--change-local-addr=1ms", "--nat-rebinding"], "PATH_CHALLENGE"),
+    "a tenth of all packets lost": (["-t", "0.1", "-r", "0.1"], ""),
+    "another version first": (["-v", "0x1a2a3a4a", "--preferred-versions=v1"], "VERSION_NEGOTIATION"),
+    "ChaCha20": (["--ciphers=NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:+CHACHA20-POLY1305"], ""),
+    "no connection ID": (["--scid="], ""),
+}
+
+
+@pytest.mark.parametrize("what", NGTCP2)
+async def test_ngtcp2(what):
+    need_tool("gtlsclient")
+    options, said = NGTCP2[what]
+    async with http3.serve() as server:
+        assert said in await gtlsclient(server, *options)
+
+
+async def test_ngtcp2_resumes_with_early_data_behind_a_retry(tmp_path):
+    need_tool("gtlsclient")
+    files = [f"--session-file={tmp_path}/session", f"--tp-file={tmp_path}/parameters"]
+    async with http3.serve(retry=True) as server:
+        first = await gtlsclient(server, *files, path="/")
+        assert "type=Retry" in first
+        assert "0RTT" not in first
+        again = await gtlsclient(server, *files, path="/")
+        assert "type=Retry" in again
+        assert "0RTT" in again
+        assert any(link.connection.tls.early_data_accepted for link in server.endpoint.all)
+
+
+async def test_qh3():
+    try:
+        from qh3.asyncio.client import connect
+        from qh3.quic.configuration import QuicConfiguration
+    except ImportError:
+        cannot("qh3 is not installed")
+    configuration = QuicConfiguration(alpn_protocols=["lab"], is_client=True, server_name="localhost")
+    configuration.load_verify_locations(str(certs.FOLDER / "root.pem"))
+    async with quic.serve() as server, connect(*server.address, configuration=configuration) as connection:
+        assert await ask_over(connection, b"count x") == b"1\n"
+        assert await ask_over(connection, b"bytes 1000000") == b"".join(site.cut_pattern(0, 1_000_000))
+        assert await ask_over(connection, b"echo", b"x" * 1_000_000) == b"x" * 1_000_000
