@@ -590,6 +590,7 @@ def test_a_failure_shows_the_bytes_and_how_to_try_it():
         asyncio.run(check.ack_written.body(here))
     error = caught.value
     assert here.story == [
+        "= a new Received: it knows nothing of what others were told",
         "> receive(0 1 2 5 6 7 8, eliciting, 0 ms)", "< True each", "> ack(0 ms)", "< 02 08 00 01 03 02 02",
     ]  # fmt: skip
     assert (error.got.hex(" "), error.wanted.hex(" ")) == ("02 08 00 01 03 02 02", "02 08 00 01 03 01 02")

@@ -77,9 +77,9 @@ def play(exercise: ModuleType, script: Iterable[Call]) -> list[dict[str, Any]]:
 
 
 def made(exercise: ModuleType, books: dict[str, Any], one: Call) -> Any:
-    if one.name.startswith(("encode", "decode")):
+    kind = kind_of(one)
+    if not kind:
         return getattr(exercise, one.name)(*one.arguments)
-    kind = "Sent" if one.name in ("send", "receive_ack", "lost", "timer") else "Received"
     if kind not in books:
         books[kind] = getattr(exercise, kind)()
     if one.name == "largest":
@@ -88,6 +88,13 @@ def made(exercise: ModuleType, books: dict[str, Any], one: Call) -> Any:
         ranges, delay, now = one.arguments
         return books[kind].receive_ack(exercise.Ack([(first, last) for first, last in ranges], delay, 0), now)
     return getattr(books[kind], one.name)(*one.arguments)
+
+
+def kind_of(one: Call) -> str:
+    """The class whose method it is; "" for a function."""
+    if one.name.startswith(("encode", "decode")):
+        return ""
+    return "Sent" if one.name in ("send", "receive_ack", "lost", "timer") else "Received"
 
 
 def answered(exercise: ModuleType, made: Callable[[], Any]) -> dict[str, Any]:
@@ -262,6 +269,8 @@ def show(
     """Tell a script up to the call that was answered wrongly, and lines *after* it; fail. *why*: if no call says it."""
     rights = play(solution, script)
     c.story.clear()
+    if (kind := kind_of(script[at])) and not after:
+        c.did(f"= a new {kind}: it knows nothing of what others were told")
     for number, end in runs(script[: at + 1], found):
         one, said = script[number], found[number]
         c.did(f"> {shown(one, [other.arguments[0] for other in script[number:end] if end > number + 1])}")
