@@ -47,7 +47,7 @@ def clone(tmp_path_factory):
     folder = fresh_clone(tmp_path_factory.mktemp("sheets"))
     (folder / "bin").mkdir()
     wireshark = folder / "bin/wireshark"  # No window on a test machine: that it would open the file is enough.
-    wireshark.write_text('#!/bin/sh\ntest -s "$1"\n')
+    wireshark.write_text('#!/bin/sh\nfor last; do :; done; test -s "$last"\n')  # The file is its last argument.
     wireshark.chmod(0o755)
     return folder
 
