@@ -274,7 +274,8 @@ async def ranges_bounded(c: Check) -> None:
     "was dropped is never new again, and `largest` stays: the next packet number is read by it.",
     code="""
 self._least = max(self._least, number + 1)
-self._ranges = [(max(first, self._least), last) for first, last in self._ranges if last >= self._least]""",
+self._ranges = [(max(first, self._least), last)
+                for first, last in self._ranges if last >= self._least]""",
     seconds=PATIENCE,
 )
 async def ack_forgotten(c: Check) -> None:

@@ -47,7 +47,8 @@ def timer(why: str) -> Any:
     where="Remember each packet that went, until it is acknowledged. An ACK has ranges, both ends included; each names "
     "packets that went, and some that you have forgotten already, for an earlier ACK named them, too.",
     code="""
-acked = [n for n in self._on_the_way if any(first <= n <= last for first, last in ack.ranges)]
+acked = [n for n in self._on_the_way
+         if any(first <= n <= last for first, last in ack.ranges)]
 for n in acked: del self._on_the_way[n]""",
     seconds=PATIENCE,
 )
@@ -170,8 +171,10 @@ async def lost_by_number(c: Check) -> None:
     "has no timer here: the probe timeout (PTO), which is not in this exercise, takes care of that.",
     code="""
 patience = max(TIME_THRESHOLD * max(self._smoothed, self._latest), GRANULARITY)
-overtaken = {n: went for n, (went, eliciting) in self._on_the_way.items() if eliciting and n < self._largest_acked}
-lost = [n for n, went in overtaken.items() if n <= self._largest_acked - PACKET_THRESHOLD or went + patience <= now]
+overtaken = {n: went for n, (went, eliciting) in self._on_the_way.items()
+             if eliciting and n < self._largest_acked}
+lost = [n for n, went in overtaken.items()
+        if n <= self._largest_acked - PACKET_THRESHOLD or went + patience <= now]
 timer = min((went + patience for went in overtaken.values()), default=None)""",
     seconds=PATIENCE,
 )

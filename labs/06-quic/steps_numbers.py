@@ -191,8 +191,11 @@ async def number_read(c: Check) -> None:
     where="The number lies in (expected - half, expected + half]: the lower edge is outside, the upper one inside. But "
     "never go below 0, nor to 2**62 or above.",
     code="""
-if candidate <= expected - window // 2 and candidate < 2**62 - window: return candidate + window
-if candidate > expected + window // 2 and candidate >= window: return candidate - window""",
+if candidate <= expected - window // 2 and candidate < 2**62 - window:
+    return candidate + window
+if candidate > expected + window // 2 and candidate >= window:
+    return candidate - window
+return candidate""",
     seconds=PATIENCE,
 )
 async def number_edges(c: Check) -> None:
