@@ -26,6 +26,7 @@ from clients.quic_ended import Ended, QuicError
 from clients.quic_stream import Stream
 from clients.quic_ticket import Ticket
 from protocols.errors import LocalProtocolError
+from protocols.quic_numbers import ErrorCode
 from protocols.tls_numbers import readable
 
 BATCH = 64  # datagrams that are read in one turn; then others have theirs, and the server its ACK
@@ -161,7 +162,16 @@ class Connection:
             self._soon = None
         if self.ended:
             return
-        self._hear()
+        try:
+            self._hear()
+        except Exception:  # of who rides on it: nobody knows what it has done with the event.
+            self.quic.close(ErrorCode.INTERNAL_ERROR, 0)
+            raise
+        finally:
+            self._say()
+
+    def _say(self) -> None:
+        """Send what there is to be sent, and wait for what comes next."""
         for data, _ in self.quic.datagrams_to_send(self._loop.time()):
             self._send(data)
         self._look_for_end()

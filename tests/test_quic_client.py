@@ -201,6 +201,21 @@ async def test_another_protocol_rides_on_it():
         assert (ended.error_code, ended.frame_type, ended.reason_phrase) == (0x17, None, "enough")
 
 
+async def test_a_rider_that_fails_ends_its_connection():
+    def on_event(event: events.QuicEvent) -> None:
+        if isinstance(event, events.StreamDataReceived):
+            raise KeyError("a mistake")
+
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    async with aioquic_server() as server, connect("127.0.0.1", server.port, on_event=on_event) as connection:
+        connection.send(0, b"bytes 10\n", True)
+        with pytest.raises(QuicError, match="closed by us with INTERNAL_ERROR"):
+            await connection.until(lambda: False)
+        await until(lambda: server.peers[0]._quic._close_event)
+    assert [type(one) for one in told] == [KeyError]
+
+
 async def test_as_many_streams_as_the_server_allows_and_the_next_waits():
     async with serve(max_streams=2) as server, connect(*server.address) as connection:
         first, second = await connection.open_stream(), await connection.open_stream()
