@@ -87,10 +87,10 @@ def datagrams(net: Network, source: str) -> list[Seen]:
 
 @experiment(
     title="Before the first answer",
-    link=Link(delay_ms=25),
-    question="50 ms there and back. TCP with TLS 1.3 takes 150 ms to a first answer. And QUIC, to a server it knows?",
-    choices=("150 ms", "100 ms", "50 ms"),
-    answer="50 ms",
+    link=Link(delay_ms=50),
+    question="100 ms there and back. TCP with TLS 1.3 takes 300 ms to a first answer. And QUIC, to a server it knows?",
+    choices=("300 ms", "200 ms", "100 ms"),
+    answer="100 ms",
 )
 async def set_up(net: Network) -> None:
     """TCP shakes hands, then TLS does, then the request goes: three round trips. QUIC does both in one: its first
@@ -108,8 +108,8 @@ async def set_up(net: Network) -> None:
 
     def over_quic(ticket: object = None) -> Callable[[], float]:
         def once() -> float:
-            start = time.perf_counter()
             talks.append(talk := Talk(net, ticket=ticket))
+            start = time.perf_counter()  # Nothing has been sent yet.
             talk.ask("bytes 1000")
             took = ms_since(start)
             talk.until(lambda: talk.tickets or ticket)
@@ -118,10 +118,10 @@ async def set_up(net: Network) -> None:
         return once
 
     async with serving_both(net):
-        for name, once, least in (("TCP and TLS", over_tls, 150), ("QUIC, for the first time", over_quic(), 100)):
-            net.measure(name, quick_enough(net, name, least + 48, once), "ms", at_least=least, at_most=least + 48)
+        for name, once, least in (("TCP and TLS", over_tls, 300), ("QUIC, for the first time", over_quic(), 200)):
+            net.measure(name, quick_enough(net, name, least + 98, once), "ms", at_least=least, at_most=least + 98)
         name, once = "QUIC, with a ticket", over_quic(talks[-1].tickets[0])
-        net.measure(name, quick_enough(net, name, 98, once), "ms", at_least=50, at_most=98)
+        net.measure(name, quick_enough(net, name, 198, once), "ms", at_least=100, at_most=198)
         net.expect("the server has taken the request as early data", bool(talks[-1].was_early))
         net.set_link(Link())  # The good-byes need not take as long.
         for talk in talks:
@@ -239,7 +239,7 @@ async def amplification(net: Network) -> None:
 
 @experiment(
     title="What do you speak?",
-    link=Link(delay_ms=25),
+    link=Link(delay_ms=50),
     question="A client begins with a version that the server has never heard of. What does the server do?",
     choices=("nothing", "it says which ones it speaks", "it closes with an error code"),
     answer="it says which ones it speaks",
@@ -256,12 +256,12 @@ async def versions(net: Network) -> None:
         talks = []
 
         def once() -> float:
-            start = time.perf_counter()
             talks.append(talk := Talk(net, versions=(unknown, VERSION_1)))
+            start = time.perf_counter()
             talk.ask("bytes 1000")
             return ms_since(start)
 
-        net.measure("until the first answer", quick_enough(net, "it", 198, once), "ms", at_least=150, at_most=198)
+        net.measure("until the first answer", quick_enough(net, "it", 398, once), "ms", at_least=300, at_most=398)
         net.set_link(Link())
         for talk in talks:
             talk.close()
@@ -273,7 +273,7 @@ async def versions(net: Network) -> None:
 
 @experiment(
     title="Who is asking?",
-    link=Link(delay_ms=25),
+    link=Link(delay_ms=50),
     question="A busy server wants to see first that a client's address is its own. What does that cost the client?",
     choices=("nothing: the server waits for the ACK", "one round trip, each time", "one round trip, the first time"),
     answer="one round trip, the first time",
@@ -288,8 +288,8 @@ async def retry(net: Network) -> None:
 
     def visit(token: bytes = b"") -> Callable[[], float]:
         def once() -> float:
-            start = time.perf_counter()
             talks.append(talk := Talk(net, token=token))
+            start = time.perf_counter()
             talk.ask("bytes 1000")
             took = ms_since(start)
             talk.until(lambda: talk.tokens)
@@ -298,11 +298,11 @@ async def retry(net: Network) -> None:
         return once
 
     async with serving(net, retry=True):
-        first = quick_enough(net, "the first visit", 198, visit())
-        net.measure("until the first answer, a stranger", first, "ms", at_least=150, at_most=198)
+        first = quick_enough(net, "the first visit", 398, visit())
+        net.measure("until the first answer, a stranger", first, "ms", at_least=300, at_most=398)
         strangers = len(talks)
-        later = quick_enough(net, "the next visit", 148, visit(talks[-1].tokens[0]))
-        net.measure("until the first answer, with a token of last time", later, "ms", at_least=100, at_most=148)
+        later = quick_enough(net, "the next visit", 298, visit(talks[-1].tokens[0]))
+        net.measure("until the first answer, with a token of last time", later, "ms", at_least=200, at_most=298)
         net.set_link(Link())  # The good-byes need not take as long.
         for talk in talks:
             talk.close()
@@ -584,9 +584,11 @@ async def rebinding(net: Network) -> None:
         except ConnectionResetError:
             net.measure("TCP: bytes, until it is reset", came, "bytes", at_most=size - 1)
         over_tls.socket.socket.close()
-    theirs, ours = opened(net, "server"), opened(net, "client")
+    # By their target: in a capture from the server's side they do not come from the client's address.
+    ours = [one for one in opened(net) if one.datagram.target == "server"]
+    theirs = opened(net, "server")
     net.exactly("QUIC: handshakes", handshakes(ours), 1)
-    outside = {p.fate.partition("the NAT sends it ")[2] for p in datagrams(net, "client")}
+    outside = {one.datagram.fate.partition("the NAT sends it ")[2] for one in ours}
     net.exactly("QUIC: addresses and ports that the server saw", len(outside), 4)
     net.measure("QUIC: PATH_CHALLENGEs", sum(len(one.all(PathChallenge)) for one in theirs), at_least=3)
     net.measure("QUIC: PATH_RESPONSEs", sum(len(one.all(PathResponse)) for one in ours), at_least=3)
@@ -729,7 +731,7 @@ async def stateless_reset(net: Network) -> None:
         )
         net.expect("it has ended by a stateless reset", known.connection.was_reset)
     resets = [one.datagram for one in opened(net, "server") if one.is_reset]
-    net.exactly("datagrams that told it", len(resets), 1)
+    net.measure("datagrams that told it", len(resets), at_least=1)
     asked = [p for p in datagrams(net, "client") if p.number < resets[0].number][-1]
     net.measure("bytes that it is shorter than what it answers", len(asked.payload) - len(resets[0].payload), "bytes",
                 at_least=1)  # fmt: skip
