@@ -19,6 +19,7 @@ from protocols.tls_opened import Opened, Secrets
 
 _LINE = re.compile(rb"(?:[A-Z]{3,8} [!-~]{1,60}|HTTP/1\.[01] [0-9]{3})(?= )")
 _HANDSHAKE, _ALERTS, _FRAMES = frozenset(HandshakeType), frozenset(Alert), frozenset(FrameType)
+_FIRST = bytes([FrameType.SETTINGS, 0, 0, 0, 0, 0])  # HTTP/2's server may speak before its client: RFC 9113 §3.4
 _LONGEST = 32  # characters of a line of HTTP
 
 
@@ -93,14 +94,16 @@ class Content:
     def __init__(self) -> None:
         self._frames: dict[bool, Decoder] = {}
         self._fields: dict[bool, Unpacker] = {}
-        self._begun = False
+        self._begun: set[bool] = set()
 
     def words(self, from_client: bool, data: bytes) -> list[str]:
-        if not self._begun:
-            self._begun = True
-            if data.startswith(PREFACE):
+        if from_client not in self._begun:
+            self._begun.add(from_client)
+            is_preface = from_client and data.startswith(PREFACE)
+            if not self._frames and (is_preface or data[3:9] == _FIRST):
                 self._frames = {True: Decoder(), False: Decoder()}
                 self._fields = {True: Unpacker(), False: Unpacker()}
+            if is_preface:
                 return ["preface", *self.words(True, data[len(PREFACE) :])]
         if self._frames:
             self._frames[from_client].receive_data(data)

@@ -6,18 +6,23 @@ Packets that share a datagram are parted by |. What is encrypted is opened with 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from bisect import bisect
 from collections.abc import Hashable
 from typing import NamedTuple
 
 from labkit.inside import counted, name
+from labkit.inside_http3 import Streams
+from protocols.errors import RemoteProtocolError
 from protocols.quic_frames import Ack, ConnectionClose, Crypto, Frame, NewConnectionId, Padding, Stream
 from protocols.quic_opened import Onlooker, Seen, Sight
 from protocols.quic_packets import PacketType, invariant
+from protocols.tls import Fields, HandshakeType, Message, alpn, client_hello, extensions
 from protocols.tls_opened import Secrets
 
 _LINE = re.compile(rb"[ -~]{1,32}(?=[ -~]*\r?(?:\n|$))")  # the beginning of a line of text
+_SAID = re.compile(r"STREAM \d+ ([A-Za-z]+)")  # a stream of which more is told than how many bytes
 _LITTLE = 8  # bytes of padding: so much is needed in a small packet for its sample (RFC 9001 §5.4.2), and says nothing
 _SERVANTS = {"NEW_CONNECTION_ID"}  # They come in bunches, and are told last.
 _Address = tuple[str, int]
@@ -61,6 +66,7 @@ class Datagrams:
         self._paths: dict[int, _Address] = {}  # connection → where its client was last
         self._latest: dict[tuple[int, bool, str], object] = {}  # of each direction the key phase, and the ID in use
         self._sent: dict[Hashable, _Pieces] = {}
+        self._http3: dict[int, Streams] = {}  # of those connections that speak it
 
     def read(self, source: _Address, target: _Address, payload: bytes) -> Told | None:
         """None: it is not QUIC, or belongs to a connection whose beginning was not recorded."""
@@ -87,7 +93,10 @@ class Datagrams:
         if any(packet.packet.number_at and packet.number < 0 for packet in sight.packets):
             words.append(f"len {len(payload)}")
         again = any(word.endswith(" again") for word in words)
-        plain = all(isinstance(frame, Ack | Stream | Padding) and not getattr(frame, "fin", False) for frame in frames)
+        said = [told[1] for word in words if (told := _SAID.match(word))]
+        kind += said
+        plain = not said
+        plain &= all(isinstance(frame, Ack | Stream | Padding) and not getattr(frame, "fin", False) for frame in frames)
         weight = 5 if again else 0 if plain and frames else 2
         return Told(sight.number, tuple(words), tuple(kind), weight, _run(words, sight.packets))
 
@@ -118,6 +127,9 @@ class Datagrams:
         if seen.frames is None:
             return [*words, "malformed"]
         space = PacketType.ONE_RTT if packet.type == PacketType.ZERO_RTT else packet.type
+        for message in seen.messages:
+            if _speaks_http3(message):
+                self._http3.setdefault(sight.number, Streams())
         told = [self._frame(sight, space, frame) for frame in seen.frames if not isinstance(frame, Padding)]
         messages = [name(message) for message in seen.messages]
         if messages and (whole := [word for word in told if word.startswith("CRYPTO")]):
@@ -141,10 +153,23 @@ class Datagrams:
             pieces = self._sent.setdefault((sight.number, sight.from_client, type(frame), which), _Pieces())
             if pieces.add(frame.offset, frame.offset + len(frame.data)):
                 return f"{frame} again"
-            if isinstance(frame, Stream) and not frame.offset and sight.from_client:
+            if isinstance(frame, Stream) and (http3 := self._http3.get(sight.number)):
+                if said := http3.words(sight.from_client, frame):
+                    return f"STREAM {frame.stream} {' '.join(said)}{' FIN' if frame.fin else ''}"
+            elif isinstance(frame, Stream) and not frame.offset and sight.from_client:
                 if line := _LINE.match(frame.data):
                     return f"STREAM {frame.stream} {line[0].decode()}{' FIN' if frame.fin else ''}"
         return str(frame)
+
+
+def _speaks_http3(message: Message) -> bool:
+    """Does the client offer it first, or does the server take it (RFC 9114 §3.1)?"""
+    with contextlib.suppress(RemoteProtocolError):
+        if message.type == HandshakeType.CLIENT_HELLO:
+            return client_hello(message.body).alpn[:1] == ("h3",)
+        if message.type == HandshakeType.ENCRYPTED_EXTENSIONS:
+            return alpn(extensions(Fields(message.body))) == ("h3",)
+    return False
 
 
 def _run(words: list[str], packets: list[Seen]) -> Run | None:

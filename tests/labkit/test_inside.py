@@ -20,10 +20,12 @@ from certs.contexts import client_context, server_context
 from certs.quic import quic_client, quic_server
 from clients.quic_core import ClientConnection
 from labkit.evidence import NO_GUESS
-from labkit.inside import Reader
+from labkit.inside import Content, Reader
+from labkit.inside_http3 import Streams
 from labkit.inside_quic import Datagrams
 from labkit.pcapng import Writer
 from protocols.http2_frames import PREFACE, Flag, Frame, FrameType, encode
+from protocols.quic_frames import Stream
 from protocols.quic_opened import Onlooker, initial_keys
 from protocols.quic_packets import VERSION_1, PacketType, long_header, split, version_negotiation
 from protocols.tls_opened import key_log
@@ -73,6 +75,12 @@ def test_http2_in_the_clear():
     data = encode(Frame(FrameType.DATA, 0, 1, b"x" * 100))
     assert reader.words(False, 1, data * 2) == ["2×DATA 1"]
     assert reader.words(False, 1 + 2 * len(data), encode(Frame(0x77))) == ["frame 0x77"]
+
+
+def test_an_http2_server_may_speak_first():
+    content, settings = Content(), encode(Frame(FrameType.SETTINGS))
+    assert content.words(False, settings) == ["SETTINGS"]
+    assert content.words(True, PREFACE + settings) == ["preface", "SETTINGS"]
 
 
 @pytest.fixture
@@ -173,11 +181,11 @@ CLIENT, MOVED, SERVER = ("10.0.0.1", 50000), ("10.0.0.1", 50001), ("10.0.0.2", 7
 class Talk:
     """Both ends of a QUIC connection in memory: what they send goes to the other, and is kept."""
 
-    def __init__(self, log, *, retry: bool = False, **client) -> None:
+    def __init__(self, log, *, retry: bool = False, alpn: str = "lab", **client) -> None:
         self.tickets: dict[bytes, SessionTicket] = client.pop("tickets", {})  # the server's; and the client's last
         self.ticket: SessionTicket | None = None
         self.client = ClientConnection(
-            configuration=quic_client("server.lab", alpn=["lab"], key_log=log, **client),
+            configuration=quic_client("server.lab", alpn=[alpn], key_log=log, **client),
             session_ticket_handler=lambda ticket: setattr(self, "ticket", ticket),
         )
         self._log, self._retry = log, retry
@@ -206,7 +214,7 @@ class Talk:
                 answer = encode_quic_retry(VERSION_1, b"12345678", first.source, first.destination, b"token")
                 return self.carry(False, answer)
             self.server = QuicConnection(
-                configuration=quic_server("server", alpn=["lab"], key_log=self._log),
+                configuration=quic_server("server", alpn=["lab", "h3"], key_log=self._log),
                 original_destination_connection_id=self.client.original_destination_connection_id,
                 retry_source_connection_id=b"12345678" if self._retry else None,
                 session_ticket_fetcher=self.tickets.get,
@@ -335,6 +343,40 @@ def test_versions(tmp_path):
     assert reader.read(CLIENT, SERVER, hello).words == ("version 0x1a2a3a4a", f"len {len(hello)}")
     assert reader.read(SERVER, CLIENT, offer).words == ("Version Negotiation", "0x1 0x6b3343cf")
     assert Datagrams().read(SERVER, CLIENT, offer) is None
+
+
+def test_http3(tmp_path):
+    talk = Talk(tmp_path / "keys", alpn="h3")
+    talk.go()
+    before = len(talk.sent)
+
+    def say(end, stream, data, *, fin=False):
+        (talk.client if end == ">" else talk.server).send_stream_data(stream, bytes.fromhex(data), fin)
+        talk.go(1)
+
+    say(">", 2, "00 04 00")
+    say("<", 3, "00 04 03 01 50 00")  # a table of up to 4096 bytes
+    say(">", 6, "02 3f e1 1f 45 78 2d 6c 61 62 01 31")  # x-lab: 1
+    say("<", 7, "03")
+    say(">", 0, "01 04 00 00 d1 c1", fin=True)  # from the fixed table: GET /
+    say("<", 0, "01 03 00 00 d9 00 44 00" + "61" * 300)  # 200, and the beginning of 1024 bytes
+    say("<", 0, "61" * 724, fin=True)
+    say(">", 4, "01 05 02 00 d1 c1 80", fin=True)  # refers to x-lab
+    say(">", 8, "01 05 05 00 d1 c1 80", fin=True)  # refers to what was never sent
+    say("<", 3, "07 01 04")
+    said = [match[0] for line in talk.words()[before:] if (match := re.search(r"[<>] |STREAM.*", line[2:]))]
+    assert said == [
+        "STREAM 2 control SETTINGS", "STREAM 3 control SETTINGS", "STREAM 6 QPACK encoder +12 B",
+        "STREAM 7 QPACK decoder +1 B", "STREAM 0 HEADERS GET / FIN", "STREAM 0 HEADERS 200 DATA +300 B",
+        "STREAM 0 +724 B FIN", "STREAM 4 HEADERS GET / FIN", "STREAM 8 HEADERS FIN", "STREAM 3 GOAWAY",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 11), st.integers(0, 40), st.binary(max_size=40))))
+def test_garbage_in_http3_is_never_a_problem(pieces):
+    reader = Streams()
+    for from_client, stream, offset, data in pieces:
+        assert all(isinstance(word, str) for word in reader.words(from_client, Stream(stream, offset, data)))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=60)), max_size=10))
