@@ -78,7 +78,10 @@ class Transport(Protocol):
         """So many bytes are used up: as many more may come."""
 
     def window(self, stream: int) -> int:
-        """How many bytes more the client allows, on this stream and on all of them."""
+        """How many bytes more the client allows on this stream."""
+
+    def allowance(self) -> int:
+        """The same, on all streams together."""
 
     def close(self, error_code: int, frame_type: int | None = None, reason_phrase: str = "") -> None:
         """End the connection."""
@@ -176,6 +179,7 @@ class ServerConnection:
         self._instructions = 2 * TABLE  # bytes on QPACK's streams that are free
         self._seen = 0  # frames without an event
         self._turn = 0
+        self._moved = now  # when something was last sent
         self._fields = FieldDecoder(max_fields)
         self._encoder = FieldEncoder()
         ours = {
@@ -575,8 +579,11 @@ class ServerConnection:
 
         To wait for one's turn, while others are sent, is no fault.
         """
+        shut = self._quic.allowance() <= 0 and self._moved < before
         return [
-            one.id for one in self.streams.values() if one.out and one.moved < before and self._quic.window(one.id) <= 0
+            one.id
+            for one in self.streams.values()
+            if one.out and one.moved < before and (shut or self._quic.window(one.id) <= 0)
         ]
 
     def reset(self, stream: int, code: int = ErrorCode.REQUEST_CANCELLED) -> None:
@@ -632,6 +639,7 @@ class ServerConnection:
             elif one.head or one.ending:
                 self._send(one, 0, now)
         heapq.heapify(waiting)
+        room = min(room, self._quic.allowance()) if waiting else 0
         while waiting and room > 0:
             one = waiting[0][-1]
             size = min(len(one.out), self._quic.window(one.id) - len(one.head), room, PIECE)
@@ -659,7 +667,7 @@ class ServerConnection:
             data += self._framed(one, Frame(FrameType.HEADERS, self._encoder.section(one.id, fields)))
             self._send_instructions()
         self._quic.send_stream_data(one.id, data, last)
-        one.moved, one.has_left = now, True
+        one.moved, one.has_left, self._moved = now, True, now
         if last:
             self._over(one, ErrorCode.NO_ERROR)
 

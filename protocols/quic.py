@@ -185,21 +185,13 @@ class Connection(QuicConnection):
         return sum(self.buffered(stream) for stream in self._streams)
 
     def window(self, stream: int) -> int:
-        """How many bytes more could be written to this stream and leave, as far as the peer's limits go (§4.1)."""
-        if (found := self._streams.get(stream)) is None:
-            return 0
-        of_all = self._remote_max_data - self._remote_max_data_used - self.unsent()
-        return min(found.max_stream_data_remote - found.sender._buffer_stop, of_all)
+        """How many bytes more could be written to this stream and leave, as far as its own limit goes (§4.1)."""
+        found = self._streams.get(stream)
+        return found.max_stream_data_remote - found.sender._buffer_stop if found else 0
 
-    @property
-    def is_delivered(self) -> bool:
-        """Has the peer acknowledged all that was written, and every end of a stream?"""
-        for stream in self._streams.values():
-            sender = stream.sender
-            is_ending = sender._buffer_fin is not None or sender._reset_error_code is not None
-            if not sender.is_finished and (is_ending or sender._buffer_start < sender._buffer_stop):
-                return False
-        return True
+    def allowance(self) -> int:
+        """The same, of all streams together."""
+        return self._remote_max_data - self._remote_max_data_used - self.unsent()
 
     def next_event(self) -> events.QuicEvent | None:
         event = super().next_event()
