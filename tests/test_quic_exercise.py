@@ -28,6 +28,7 @@ from labkit import catalog
 from labkit.check import CheckFailed
 from labkit.learner import load
 from protocols import quic_frames, quic_packets, quic_recovery
+from tests.clone import as_shipped
 
 LAB = catalog.ROOT / "labs" / "06-quic"
 check = load(LAB / "check.py", "labs_quic_check")
@@ -718,3 +719,49 @@ def test_the_road_s_judge_finds_the_call_that_was_wrong():
         steps_road.judge(here, [{**good, "whole": False}, good], lanes, (0, 0))
     with pytest.raises(CheckFailed, match="an end was never told"):
         steps_road.judge(here, [good, {**good, "done": False}], lanes, (0, 0))
+
+
+# -- The journey ---------------------------------------------------------------------------------------
+
+
+def test_a_journey_is_told_packet_by_packet():
+    journey = load(LAB / "journey.py", "labs_quic_journey")
+    script = [asking.call("send", n, True, 0.001) for n in range(5)]
+    script += [
+        asking.call("receive_ack", [[1, 3]], 0.0, 0.1), asking.call("lost", 0.1), asking.call("send", 5, True, 0.101),
+        asking.call("receive_ack", [[0, 4]], 0.0, 0.11), asking.call("lost", 0.11),
+    ]  # fmt: skip
+    notes = notes_of(*zip(script, asking.play(solution, script), strict=True))
+    end = {"carried": [[n, n] for n in range(5)] + [[5, 0]], "notes": notes}
+    assert list(journey.folded(journey.story(end))) == [
+        (1.0, ">", "packets 0-4: pieces 0-4"),
+        (100.0, "<", "ACK 1-3"),
+        (100.0, "=", "packet 0 is lost: 3 has arrived, 3 later"),
+        (101.0, ">", "packet 5: piece 0, again: 0 had it first"),
+        (110.0, "<", "ACK 0-4"),
+        (110.0, "!", "packet 0 is in it: it was only late"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "wanted"),
+    [
+        (["--file", str(LAB / "solution.py")], 0, "= packet 5 is lost: "),
+        (["--file", str(LAB / "solution.py"), "--pieces", "3", "--lost", "2"], 0, "packet 3: piece 2, again: 2 had it"),
+        (["--file", str(LAB / "solution.py"), "--pieces", "3", "--twice", "0"], 0, "3,000 bytes of 3,000 have arrived"),
+        (["--late", "x"], 2, "--late wants two numbers"),
+    ],
+)
+def test_a_journey_on_sockets(options, status, wanted):
+    command = [sys.executable, "-m", "labs.06-quic.journey", *options]
+    done = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == status, done.stderr
+    assert wanted in done.stdout + done.stderr
+
+
+def test_a_journey_with_nothing_written_yet(tmp_path):
+    (tmp_path / "exercise.py").write_text(as_shipped("labs/06-quic/exercise.py"), encoding="utf-8")
+    command = [sys.executable, "-m", "labs.06-quic.journey", "--file", str(tmp_path / "exercise.py")]
+    done = subprocess.run(command, cwd=catalog.ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert "make quic-check" in done.stdout

@@ -47,6 +47,7 @@ the connection of whoever acknowledges one (§21.4). And beneath all this every 
 (RFC 9001 §5.4), so that nobody on the way can come to rely on it.
 
 In this lab: protocols/quic_packets.py, quic_frames.py and quic_recovery.py are the same in a few words more, and
-aioquic has the rest. Ask your own books: `make quic-exercise`, and in another terminal
+aioquic has the rest. Watch your own at work, packet by packet: `.venv/bin/python -m labs.06-quic.journey`; --help says
+how to lose others. Or ask them: `make quic-exercise`, and in another terminal
 `echo 'send 0; send 1; send 2; send 3; receive_ack 1-3 0 0.1; lost 0.1' | nc -u -w1 127.0.0.1 7006`.
 """

@@ -40,7 +40,7 @@ class Lane:
 
     def __init__(self, name: str, fate: Callable[[int], Fate], arriving: socket.socket, leaving: socket.socket) -> None:
         self.name, self._fate = name, fate
-        self._arriving, self._leaving = arriving, leaving
+        self.arriving, self.leaving = arriving, leaving
         self.target: tuple[str, int] | None = None  # of the end that listens, known when it has spoken
         self.source: tuple[str, int] | None = None
         self.done = False  # The end that speaks here says so.
@@ -52,7 +52,7 @@ class Lane:
     def readable(self) -> None:
         while True:
             try:
-                datagram, self.source = self._arriving.recvfrom(65535)
+                datagram, self.source = self.arriving.recvfrom(65535)
             except BlockingIOError:
                 return
             if datagram in (transfer.HERE, transfer.DONE):
@@ -81,8 +81,8 @@ class Lane:
     def leave(self, datagram: bytes) -> None:
         if self.target is None:
             self._early.append(datagram)  # Nobody is there yet: both ends have only been started.
-        elif self._leaving.fileno() >= 0:
-            self._leaving.sendto(datagram, self.target)
+        elif self.leaving.fileno() >= 0:
+            self.leaving.sendto(datagram, self.target)
 
     def open(self, target: tuple[str, int]) -> None:
         self.target = target
@@ -108,7 +108,7 @@ async def travel(
         for host, sock, mine, theirs in zip(sides, sockets, pieces, reversed(pieces), strict=True):
             programs.append(c.start("end_role", *sock.getsockname(), mine, theirs, host=host.name))
         for lane in lanes:
-            loop.add_reader(lane._arriving, lane.readable)
+            loop.add_reader(lane.arriving, lane.readable)
         end = loop.time() + seconds
         while not all(lane.done for lane in lanes) and loop.time() < end:
             for lane, other in (lanes, lanes[::-1]):
@@ -119,7 +119,7 @@ async def travel(
             await asyncio.sleep(0.002)
         for lane in lanes:
             if lane.target:
-                lane._leaving.sendto(transfer.ENOUGH, lane.target)
+                lane.leaving.sendto(transfer.ENOUGH, lane.target)
         return [await program.result(3) for program in programs], lanes
     finally:
         for sock in sockets:

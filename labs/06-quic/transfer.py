@@ -55,7 +55,7 @@ def end_role(exercise: ModuleType, address: str, port: str, mine: str, theirs: s
             pass  # The last note says it: an exception, or an answer of another kind than was asked for.
     return {
         "done": end.done, "came": sum(map(len, end.came.values())), "whole": end.is_whole(), "notes": end.notes,
-        "lost": end.lost, "packets": end.number, "probes": end.probes, "alone": end.alone,
+        "lost": end.lost, "packets": end.number, "probes": end.probes, "alone": end.alone, "carried": end.carried,
     }  # fmt: skip
 
 
@@ -68,6 +68,7 @@ class End:
         self.waiting = deque(range(mine))  # pieces that are to be sent
         self.arrived: set[int] = set()  # pieces that the other end has
         self.on_the_way: dict[int, Went] = {}
+        self.carried: list[list[int]] = []  # the number of a packet, and of the piece in it
         self.acked = -1
         self.came: dict[int, bytes] = {}  # by offset
         self.lost: list[int] = []
@@ -78,9 +79,12 @@ class End:
         """Call the learner's code, and note it."""
         one = asking.Call(name, arguments)
         kept: list[Any] = []
-        said = asking.answered(
-            self.exercise, lambda: kept.append(asking.made(self.exercise, self.books, one)) or kept[0]
-        )
+
+        def make() -> Any:
+            kept.append(asking.made(self.exercise, self.books, one))
+            return kept[0]
+
+        said = asking.answered(self.exercise, make)
         often = name in ("due", "timer", "largest") and "value" in said and isinstance(kept[0], float | int | None)
         if not often:  # Else there were ten lines of them to one of the others.
             self.notes.append([name, asking.packed(arguments), said])
@@ -137,6 +141,7 @@ class End:
         payload = frame = self.ask("ack", now)
         if piece is not None:
             offset = piece * PIECE
+            self.carried.append([number, piece])
             data = self.mine[offset : offset + PIECE]
             last = FIN if offset + PIECE == len(self.mine) else 0
             head = b"".join(self.ask("encode_varint", value) for value in (STREAM | last, 0, offset, len(data)))
