@@ -641,6 +641,17 @@ def test_what_nobody_understands_is_answered(text):
     assert asking.heard(solution, text).startswith("What is that?")
 
 
+WORDS = st.sampled_from(
+    (*asking.FORMS, "0", "1", "-1", "2-5,1", "7-", "no", "0x10", "nan", "inf", "1e400", "02", "-", "é")
+)
+
+
+@quick
+@given(st.text(max_size=30) | st.lists(WORDS | st.just(";"), max_size=12).map(" ".join))
+def test_whatever_is_typed_is_answered(text):
+    assert isinstance(asking.heard(solution, text), str)
+
+
 def test_by_hand_it_answers_datagrams():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
