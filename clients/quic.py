@@ -63,6 +63,7 @@ from clients.quic_ended import Ended, QuicError
 from clients.quic_stream import Stream, StreamReset
 from clients.quic_teller import Teller
 from clients.quic_ticket import Ticket
+from protocols.errors import LocalProtocolError
 from protocols.tls_numbers import readable
 
 __all__ = ["Connection", "Ended", "QuicError", "Stream", "StreamReset", "Ticket", "connect"]
@@ -108,10 +109,14 @@ async def connect(
     qlog, key_log   a folder, and a file, as in certs/quic.py
 
     QuicError     the handshake has failed, or the server has closed: `ended` tells how; ended.alert: a certificate
-    OSError       nobody is there, or no such host; TimeoutError, one kind of it: not in time
+    OSError       nobody is there, or no such host or file; TimeoutError, one kind of it: not in time
+    UnicodeError  the name is none of a host
     """
+    if not alpn:
+        raise LocalProtocolError("QUIC needs the name of a protocol above it (RFC 9001 §8.1)")
+    server_name = (name or host).rstrip(".").encode("idna").decode()
     configuration = quic_client(
-        (name or host).rstrip("."), alpn=alpn, trust=trust, verify=verify, idle_seconds=idle_seconds,
+        server_name, alpn=alpn, trust=trust, verify=verify, idle_seconds=idle_seconds,
         qlog=qlog, key_log=key_log, token=token,
     )  # fmt: skip
     if ticket and ticket.alpn in alpn:  # For another protocol it would be of no use, and early data a mistake.
@@ -223,8 +228,20 @@ def agreed(connection: Connection) -> str:
     return f"agreed on {connection.alpn}, {how}{early}"
 
 
-async def show(options: argparse.Namespace) -> None:
-    """One connection, or with --early two."""
+async def show(options: argparse.Namespace) -> int:
+    """The exit code. A file that cannot be read or written is no fault of the server's."""
+    try:
+        await connections(options)
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def connections(options: argparse.Namespace) -> None:
+    """One, or with --early two."""
     first = last = await talk(options, options.ticket and options.ticket[1], bool(options.ticket))
     if options.early and first.ticket:
         last = await talk(options, first.ticket, True)
@@ -264,10 +281,14 @@ def main() -> int:
     parser.add_argument("--update-keys", action="store_true", help="take new keys while data flow")
     parser.add_argument("--timeout", type=float, default=10, help="seconds for the handshake, and for all answers")
     options = parser.parse_args()
+    if not 1 <= options.port <= 65535:
+        parser.error(f"there is no port {options.port}")
+    if not options.ca.is_file() and options.ca != certs.FOLDER / "root.pem":
+        parser.error(f"there is no file {options.ca}")
     options.name = options.name or options.host
     options.request = options.request or ["GET /" if "hq-interop" in options.alpn else "bytes 5000"]
     peer = f"{options.host} port {options.port}"
-    return command.main(log, lambda: show(options), peer=peer, server="quic-server", host=options.host)
+    return command.main(log, lambda: show(options), peer=peer, server="quic-server", host=options.name)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ No I/O, like what it extends. Attributes with an underscore are aioquic's own; i
 
 from __future__ import annotations
 
+import errno
 import ipaddress
-import logging
 import secrets
 import ssl
 from dataclasses import replace
@@ -30,8 +30,6 @@ from protocols.quic_numbers import PacketType
 from protocols.quic_packets import parse
 from protocols.tls_numbers import Alert
 
-logging.getLogger("quic").setLevel(logging.ERROR)  # What aioquic warns of, `Connection.ended` tells.
-
 
 class ClientConnection(Connection):
     """The client's end."""
@@ -42,7 +40,9 @@ class ClientConnection(Connection):
     """What the server has told in its handshake (RFC 9000 §18.2)."""
 
     def __init__(self, *, configuration: QuicConfiguration, **arguments: Any) -> None:
-        self._asks = configuration.verify_mode != ssl.CERT_NONE
+        self._trusted: crypto.X509Store | None = None
+        if configuration.verify_mode != ssl.CERT_NONE:
+            self._trusted = trusted(configuration.cafile, configuration.capath)
         # aioquic's own look at certificates is left out: ours is below.
         super().__init__(configuration=replace(configuration, verify_mode=ssl.CERT_NONE), **arguments)
 
@@ -118,9 +118,8 @@ class ClientConnection(Connection):
 
     def _update_traffic_key(self, direction: Any, epoch: Any, cipher_suite: Any, secret: bytes) -> None:
         """The server's Finished is good, and ours is not sent yet: the moment to look at its certificate."""
-        if direction == tls.Direction.DECRYPT and epoch == tls.Epoch.ONE_RTT and self._asks and self.chain:
-            configuration = self._configuration
-            check(self.chain, cast(str, configuration.server_name), configuration.cafile or certifi.where())
+        if direction == tls.Direction.DECRYPT and epoch == tls.Epoch.ONE_RTT and self._trusted and self.chain:
+            check(self.chain, cast(str, self._configuration.server_name), self._trusted)
         super()._update_traffic_key(direction, epoch, cipher_suite, secret)
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
@@ -155,14 +154,22 @@ class Refusal(tls.Alert):
         self.description = tls.AlertDescription(alert)
 
 
-def check(chain: list[x509.Certificate], name: str, roots: str) -> None:
+def trusted(file: str | None, folder: str | None) -> crypto.X509Store:
+    """The authorities in it. OSError: there are none."""
+    store = crypto.X509Store()
+    store.set_flags(crypto.X509StoreFlags.X509_STRICT)
+    try:
+        store.load_locations(file or (None if folder else certifi.where()), folder)
+    except crypto.Error:
+        raise OSError(errno.EINVAL, "it holds no certificates", file) from None
+    return store
+
+
+def check(chain: list[x509.Certificate], name: str, store: crypto.X509Store) -> None:
     """Is this the server *name*, says somebody we trust? Refusal: no, and why, as OpenSSL says it.
 
     aioquic looks, too, but calls every fault bad_certificate, and does not ask what the certificate is for.
     """
-    store = crypto.X509Store()
-    store.set_flags(crypto.X509StoreFlags.X509_STRICT)
-    store.load_locations(roots)
     first, *others = [crypto.X509.from_cryptography(certificate) for certificate in chain]
     try:
         crypto.X509StoreContext(store, first, others).verify_certificate()

@@ -6,6 +6,7 @@ the key log, and opens what goes over the wire with them, as Wireshark does (pro
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -13,20 +14,23 @@ from collections import Counter
 from typing import NamedTuple, TextIO
 
 from clients.tls_teller import describe
+from protocols.errors import RemoteProtocolError
 from protocols.quic_frames import Ack, ConnectionClose, Crypto, Frame, NewConnectionId, Padding, Stream
 from protocols.quic_numbers import VERSION_1, VERSION_2, PacketType
 from protocols.quic_opened import Onlooker, Seen, Sight
+from protocols.quic_packets import invariant
 from protocols.tls_numbers import HandshakeType, readable, words
 from protocols.tls_opened import key_log
 
 log = logging.getLogger("clients.quic")
 
+PAUSE = 0.1  # seconds; what one side sends then is told by itself
 REASON = 200  # letters of a reason to close
 READABLE = (HandshakeType.CLIENT_HELLO, HandshakeType.SERVER_HELLO)  # of which describe() tells more than the name
 
 
 class Flight(NamedTuple):
-    """What one side has sent before the other said something."""
+    """What one side has sent before the other said something; or once more, when the other did not."""
 
     is_ours: bool
     after: float  # seconds since the beginning
@@ -39,6 +43,7 @@ class Teller:
     def __init__(self) -> None:
         self.key_log: TextIO | None = None  # where the secrets go, too
         self.started = 0.0  # when the first datagram went out
+        self._last = 0.0  # when there was a datagram
         self.flights: Counter[bool] = Counter()  # ours: True
         self._secrets: dict[tuple[str, bytes], bytes] = {}
         self._onlooker = Onlooker(self._secrets)
@@ -58,11 +63,14 @@ class Teller:
             self.key_log.flush()
 
     def watch(self, is_ours: bool, datagram: bytes) -> None:
-        if self._flight is None or self._flight.is_ours != is_ours:
+        now = time.perf_counter()
+        self.started = self.started or now
+        is_late = now - self._last > PAUSE
+        if self._flight is None or self._flight.is_ours != is_ours or is_late:
             self._land()
-            self.started = self.started or time.perf_counter()
-            self.flights[is_ours] += 1
-            self._flight = Flight(is_ours, time.perf_counter() - self.started, [])
+            self.flights[is_ours] += not is_late
+            self._flight = Flight(is_ours, now - self.started, [])
+        self._last = now
         self._flight.datagrams.append(datagram)
 
     def _land(self) -> None:
@@ -84,19 +92,21 @@ class Teller:
             log.info("%s %d bytes in %s, after %.1f ms", mark, size, datagrams, 1000 * flight.after)
             way = ("we", "server") if flight.is_ours else ("server", "we")
             sights = [self._onlooker.receive_datagram(*way, datagram) for datagram in flight.datagrams]
-            for line in told(sights):
+            for line in told(flight.datagrams, sights):
                 log.info("%s   %s", mark, line)
 
 
-def told(sights: list[Sight | None]) -> list[str]:
+def told(datagrams: list[bytes], sights: list[Sight | None]) -> list[str]:
     """A line for each packet; those that only go on with one stream share a line."""
     lines: list[str] = []
     packets: list[Seen | str] = []
-    for sight in sights:
-        if sight is None or sight.is_reset or not sight.packets:
-            packets.append("a stateless reset" if sight and sight.is_reset else "no packet of this connection")
-        else:
+    for datagram, sight in zip(datagrams, sights, strict=True):
+        if sight and sight.is_reset:
+            packets.append("a stateless reset")
+        elif sight and sight.packets:
             packets += sight.packets
+        else:
+            packets.append(unknown(datagram))
     for kind, group in itertools.groupby(packets, same):
         run = list(group)
         seen = [one for one in run if isinstance(one, Seen)]
@@ -156,6 +166,15 @@ def shown_frame(frame: Frame) -> str:
     if isinstance(frame, ConnectionClose) and frame.reason:
         return f"{frame} {readable(frame.reason[:REASON])}"
     return str(frame)
+
+
+def unknown(datagram: bytes) -> str:
+    """What can be told of a datagram without opening it (RFC 8999)."""
+    with contextlib.suppress(RemoteProtocolError):
+        seen = invariant(datagram)
+        if seen.is_long and seen.version != VERSION_1:
+            return f"a packet of {version(seen.version)}, which is not opened here"
+    return "no packet of this connection"
 
 
 def version(number: int) -> str:

@@ -868,16 +868,30 @@ async def test_exit_codes():
     async with aioquic_server(certificate="expired") as server:
         with udp() as silent:
             port = str(silent.getsockname()[1])
-            expired, late, nobody, no_ticket, no_host = await asyncio.gather(
-                run("--port", str(server.port)), run("--port", port, "--timeout", "0.2"), run("--port", free),
-                run("--ticket", "/dev/null"), run("--host", "no.such.host.invalid"),
+            expired, late, nobody, no_root = await asyncio.gather(
+                run("--port", str(server.port)), run("--port", port, "--timeout", "0.5"), run("--port", free),
+                run("--ca", "/dev/null"),
             )  # fmt: skip
     assert expired[0] == 1
     assert "! closed by us with certificate_expired (0x012d): certificate has expired" in expired[1]
     assert late[0] == 1
+    assert late[1].count("CRYPTO") > 1
     assert "No answer from" in late[2]
-    assert nobody[0] == no_ticket[0] == no_host[0] == 2
+    assert nobody[0] == no_root[0] == 2
     assert "Connection refused. Is `make quic-server` running?" in nobody[2]
+    assert "there is no file /dev/null" in no_root[2]
+
+
+async def test_mistakes_that_are_found_before_anything_is_sent(tmp_path):
+    (tmp_path / "empty.pem").write_text("no certificate")
+    with pytest.raises(OSError, match="holds no certificates"):
+        await connect(trust=tmp_path / "empty.pem").__aenter__()
+    with pytest.raises(LocalProtocolError, match="a protocol above it"):
+        await connect(alpn=[]).__aenter__()
+    with pytest.raises(UnicodeError):
+        await connect(name="\xe4..b").__aenter__()
+    with pytest.raises(OSError, match="no key log can be written"):
+        await connect(key_log=tmp_path / "no" / "log").__aenter__()
 
 
 async def test_ctrl_c_closes_the_connection():
