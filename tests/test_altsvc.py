@@ -299,6 +299,16 @@ def deaf() -> socket.socket:
     return sock
 
 
+def came(sock: socket.socket) -> int:
+    """How many datagrams have come since the last time."""
+    sock.setblocking(False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while sock.recv(1 << 16):
+            count += 1
+    return count
+
+
 def hop(us: Browser, url: str) -> str:
     return us.next_hop[url]
 
@@ -347,9 +357,9 @@ async def test_where_udp_is_blocked(tls, method):
             took = loop.time() - start
             assert (answer.status, hop(us, url), here.seen) == (200, "h2", {f"{method} tcp": 1})
             assert took >= 4 * TICK
-            start = loop.time()
+            assert came(sock)
             await us.request(method, url, body=body)  # It is left alone now: no time is lost.
-            assert loop.time() - start < took
+            assert not came(sock)
             one = us.alternatives._known[origin][0][0]
             assert us.alternatives.failed(origin, one, loop.time()) == 2000
 
@@ -363,7 +373,7 @@ async def test_a_hundred_at_once_where_udp_is_blocked(tls):
             await us.request("GET", url)
             start = loop.time()
             answers = await asyncio.gather(*(us.request("POST", url, body=b"x") for _ in range(100)))
-            assert loop.time() - start < 4 * TICK + 20 * TICK
+            assert loop.time() - start < 50 * 4 * TICK
             assert {answer.status for answer in answers} == {200}
             assert here.seen == {"GET tcp": 1, "POST tcp": 100}
             ((count, _),) = us.alternatives._failures.values()
