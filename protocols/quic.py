@@ -193,6 +193,16 @@ class Connection(QuicConnection):
         """The same, of all streams together."""
         return self._remote_max_data - self._remote_max_data_used - self.unsent()
 
+    @property
+    def is_delivered(self) -> bool:
+        """Has the peer acknowledged all that was written, and every end of a stream? (servers/quic.py waits for it.)"""
+        for stream in self._streams.values():
+            sender = stream.sender
+            is_ending = sender._buffer_fin is not None or sender._reset_error_code is not None
+            if not sender.is_finished and (is_ending or sender._buffer_start < sender._buffer_stop):
+                return False
+        return True
+
     def next_event(self) -> events.QuicEvent | None:
         event = super().next_event()
         if isinstance(event, events.StreamDataReceived):

@@ -222,14 +222,14 @@ class Talk:
         try:
             await self.server.handler(stream)
         except StreamEnded as error:
-            log.info("= %s %s", self.link.peer, error)
+            log.info("= %s %s", self.link.peer[1], error)
         except TimeoutError:
             code = Code.TOO_SLOW
         except ValueError as error:
-            log.info("! %s stream %d: %s", self.link.peer, stream.number, error)
+            log.info("! %s stream %d: %s", self.link.peer[1], stream.number, error)
             code = Code.NOT_UNDERSTOOD
         except Exception:
-            log.exception("! %s stream %d", self.link.peer, stream.number)
+            log.exception("! %s stream %d", self.link.peer[1], stream.number)
             code = Code.MISTAKE
         self.end(stream, code)
 
@@ -270,7 +270,9 @@ async def page(stream: Stream) -> None:
     method, _, target = (await stream.read_line()).decode("latin-1").partition(" ")
     if method != "GET" or not stream.can_write:
         raise ValueError("GET and a path, on a stream that can be answered")
-    log.info("< %s stream %d GET %s%s", stream.talk.link.peer, stream.number, target[:100], " (early)" * stream.early)
+    log.info(
+        "< %s stream %d GET %s%s", stream.talk.link.peer[1], stream.number, target[:100], " (early)" * stream.early
+    )
     response = await site.answer(site.Request("GET", target, {}, nothing()))
     if isinstance(response.body, bytes):
         await stream.write(response.body)
@@ -289,7 +291,7 @@ async def nothing() -> AsyncIterator[bytes]:
 
 async def command_line(stream: Stream) -> None:
     line = (await stream.read_line()).decode("latin-1")
-    log.info("< %s stream %d %s%s", stream.talk.link.peer, stream.number, line[:100], " (early)" * stream.early)
+    log.info("< %s stream %d %s%s", stream.talk.link.peer[1], stream.number, line[:100], " (early)" * stream.early)
     if not stream.can_write and not line.startswith("count"):
         raise ValueError("there is no way back on this stream")
     if line == "echo":

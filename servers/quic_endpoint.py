@@ -141,13 +141,13 @@ class Link:
         try:
             call(*arguments)
         except Exception:
-            log.exception("! %s", self.peer)
+            log.exception("! %s", self.peer[1])
             self.connection.close(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.PADDING, "a mistake of the server")
 
     def is_open(self, event: events.HandshakeCompleted) -> None:
         self.no_longer_half_open()
         resumed = ", resumed" * event.session_resumed + ", with early data" * event.early_data_accepted
-        log.info("= %s %s%s", self.peer, event.alpn_protocol, resumed)
+        log.info("= %s %s%s", self.peer[1], event.alpn_protocol, resumed)
 
     def no_longer_half_open(self) -> None:
         if self.is_half_open:
@@ -161,7 +161,7 @@ class Link:
             self.no_longer_half_open()
             ended = self.connection.ended
             assert ended is not None
-            log.info("= %s ended: %s 0x%x", self.peer, ended.reason_phrase or "without words", ended.error_code)
+            log.info("= %s ended: %#x %s", self.peer[1], ended.error_code, ended.reason_phrase[:100])
             self.guard(self.session.ended)
             self.endpoint.gone.set()
 
@@ -287,6 +287,7 @@ class Endpoint:
         if version == bytes(4):
             return  # Version Negotiation is for clients, and answering it would be a loop (§6.1).
         if version not in VERSIONS:
+            log.info("> %s Version Negotiation: 0x%s is none of ours", peer[1], version.hex())
             self.send([version_negotiation(ours, theirs)], peer)
             return
         is_initial = (data[0] >> 4) & 3 == VERSIONS[version] and data[0] & 0x40
@@ -306,17 +307,18 @@ class Endpoint:
         proof = self.tokens.open(token, peer, ours, time.time()) if token else Proof(False, False)
         if proof.was_retry:
             if not proof.is_good:  # It will not take another Retry (§8.1.2).
-                self.send([refusal(version, ours, theirs, QuicErrorCode.INVALID_TOKEN)], peer)
+                self.refuse(peer, version, ours, theirs, QuicErrorCode.INVALID_TOKEN)
                 return
             original, retried = proof.original, ours
         elif not proof.is_good and (self.retry is True or (self.retry and self.half_open >= limits.busy)):
             mine = secrets.token_bytes(ID)
             sealed = self.tokens.retry(peer, ours, mine, time.time())
+            log.info("> %s Retry", peer[1])
             self.send([encode_quic_retry(version, mine, theirs, ours, sealed)], peer)
             return
         is_full = len(self.all) >= limits.max_connections or self.half_open >= limits.max_half_open
         if self.draining or is_full:
-            self.send([refusal(version, ours, theirs, QuicErrorCode.CONNECTION_REFUSED)], peer)  # §5.2.2
+            self.refuse(peer, version, ours, theirs, QuicErrorCode.CONNECTION_REFUSED)  # §5.2.2
             return
         connection = self.connection(original, retried, proof.is_good, peer)
         connection.receive_datagram(data, peer, self.now)
@@ -326,6 +328,10 @@ class Endpoint:
         link = Link(self, connection, ours, peer)
         link.session = self.make_session(link)
         self.touched[link] = None
+
+    def refuse(self, peer: Address, version: int, ours: bytes, theirs: bytes, code: QuicErrorCode) -> None:
+        log.info("! %s %s", peer[1], code.name)
+        self.send([refusal(version, ours, theirs, code)], peer)
 
     def connection(self, original: bytes, retried: bytes | None, is_valid: bool, peer: Address) -> Connection:
         """A new one, that knows about our tickets and tokens."""
@@ -367,6 +373,7 @@ class Endpoint:
         if size < 21 or self.resets_left < 1 or not data[0] & 0x40:
             return
         self.resets_left -= 1
+        log.info("> %s stateless reset", peer[1])
         noise = secrets.token_bytes(size - 16)
         token = reset_token(self.reset_key, data[1 : 1 + ID])
         self.send([bytes([noise[0] & 0x3F | 0x40]) + noise[1:] + token], peer)
