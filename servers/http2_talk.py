@@ -210,7 +210,7 @@ class Talk(asyncio.Protocol):
 
     def answer(self, event: http2.Request) -> None:
         """Answer now, if that needs no waiting; else leave it to a task."""
-        head = event.head
+        head, self.busy_at = event.head, self.now
         if head is None:
             self.refuse(event.stream, event.status, event.reason)
             return

@@ -348,6 +348,15 @@ def body_of(frames, stream) -> int:
     return sum(len(frame.payload) for frame in frames if frame.type == FrameType.DATA and frame.stream == stream)
 
 
+async def test_who_asks_now_and_then_is_not_idle():
+    """Answers that wait for nothing are work, too."""
+    async with http2.serve(idle_seconds=12 * TICK) as server, peer_of(server) as peer:
+        for stream in range(1, 21, 2):
+            peer.send(get(stream))
+            assert (await peer.answer(stream))[1] == b"Hello, network!\n"
+            await asyncio.sleep(2 * TICK)
+
+
 async def test_streams_overtake_each_other():
     async with http2.serve() as server, peer_of(server) as peer:
         peer.send(get(1, "/slow?seconds=0.3"), get(3), get(5, "/status/404"))
