@@ -119,7 +119,7 @@ async def serve(
     path_mtu         try larger datagrams than 1200 bytes
     head_seconds     for the fields of a request, from their first byte to their last, and what QPACK needs for them
     body_seconds     between two pieces of a body, in either direction
-    idle_seconds     without a request; and for QUIC without a packet
+    idle_seconds     without a request; twice as long without a packet, after which QUIC gives up without a word
     grace_seconds    between the two GOAWAYs, for a client that does not acknowledge the PING between them
     drain_seconds    for what is in flight when the block ends
     handshake_seconds   from a client's first packet to its last of the handshake
@@ -135,7 +135,7 @@ async def serve(
         head_seconds, body_seconds, idle_seconds, grace_seconds, max_streams, max_fields, max_body
     )  # fmt: skip
     server = Server(respond, limits)
-    configuration = configuration or quic_server(alpn=["h3"], idle_seconds=idle_seconds, qlog=qlog)
+    configuration = configuration or quic_server(alpn=["h3"], idle_seconds=2 * idle_seconds, qlog=qlog)
     of_quic = Limits(
         max_connections, max_half_open, busy, handshake_seconds, max_streams, ONE_WAY, stream_window, connection_window
     )

@@ -71,7 +71,7 @@ class Talk:
                 self.link.connection, limits.max_fields, limits.max_streams, now=self.now, watch=watch
             )
             self.agreed = True
-        if not self.agreed:
+        if not self.agreed or self.conn.closed:
             return
         conn = self.conn
         try:
@@ -120,6 +120,8 @@ class Talk:
 
     def ended(self) -> None:
         """The connection has ended, whoever did it."""
+        if self.agreed:
+            self.conn.closed = True  # Nothing will be sent.
         self.timer.cancel()
         self.stop()
         self.server.talks.discard(self)
@@ -155,7 +157,7 @@ class Talk:
 
     def answer(self, event: http2.Request) -> None:
         """Answer now, if that needs no waiting; else leave it to a task."""
-        head = event.head
+        head, self.busy_at = event.head, self.now
         if head is None:
             self.refuse(event.stream, event.status, event.reason)
             return
