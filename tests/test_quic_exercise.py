@@ -761,7 +761,7 @@ def test_a_journey_is_told_packet_by_packet():
     ("options", "status", "wanted"),
     [
         (["--file", str(LAB / "solution.py")], 0, "= packet 5 is lost: "),
-        (["--file", str(LAB / "solution.py"), "--pieces", "3", "--lost", "2"], 0, "packet 3: piece 2, again: 2 had it"),
+        (["--file", str(LAB / "solution.py"), "--pieces", "3", "--lost", "2"], 0, ": piece 2, again: 2 had it first"),
         (["--file", str(LAB / "solution.py"), "--pieces", "3", "--twice", "0"], 0, "3,000 bytes of 3,000 have arrived"),
         (["--late", "x"], 2, "--late wants two numbers"),
     ],
