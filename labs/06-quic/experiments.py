@@ -774,8 +774,8 @@ async def endings(net: Network) -> None:
 
         greedy = Talk(net)
         greedy.ask("bytes 10")
-        stream = greedy.request("echo", bytes(10_000))
-        greedy.connection._streams[stream].max_stream_data_remote = 10_005  # The server has said 5000.
+        stream = greedy.request("bytes 5000000", bytes(10_000))  # which nobody reads
+        greedy.connection._streams[stream].max_stream_data_remote = 20_000  # The server has said 5000.
         greedy.to_the_end()
         greedy.leave()
 
