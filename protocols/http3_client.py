@@ -22,6 +22,7 @@ from typing import NamedTuple
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2_client import Data, End, Reset, Response
 from protocols.http2_messages import Pairs, Raw, content_length, encode_field, regular_fields
+from protocols.http2_rules import EMPTY, UNKNOWN, Purse
 from protocols.http3_frames import (
     HTTP2_FRAMES,
     Decoder,
@@ -42,9 +43,6 @@ from protocols.quic_packets import encode_varint
 
 MAX_FIELDS = 1 << 16  # bytes of the fields of a message, unpacked: so many we allow (§4.2.2), and a server may not care
 MAX_INTERIM = 20  # answers with 1xx before the final one
-PATIENCE = 1000.0  # what a server may cost with frames that bring nothing; so much
-PER_SECOND = 100.0  # comes back
-EMPTY = UNKNOWN = 1.0  # DATA without data; what is to be ignored (§9), but not for ever
 PER_UNKNOWN = 1024  # bytes that nobody wants cost as much as a frame that nobody knows
 INSTRUCTION = 1 / 16  # of a byte for QPACK's table: one can copy an entry of 4 KB (RFC 9204 §4.3.4)
 FREE_INSTRUCTIONS = 4096  # bytes of them for each request of ours
@@ -154,7 +152,7 @@ class ClientConnection:
         self._requests: dict[int, Stream] = {}
         self._theirs: dict[int, tuple[Decoder, int]] = {}  # the server's streams in one direction, and what they are
         self._next = 0
-        self._purse, self._at = 0.0, 0.0  # what the server has cost, and when that was
+        self._purse, self._now = Purse(0.0, ErrorCode.EXCESSIVE_LOAD), 0.0
         self._free = FREE_INSTRUCTIONS
         self._error: RemoteProtocolError | None = None
         self.settings: Mapping[int, int] | None = None
@@ -264,7 +262,7 @@ class ClientConnection:
         """What came on a stream; *end*: there is no more of it; *now*: seconds of any clock."""
         if self._error:
             return
-        self._pay(0, now)
+        self._now = now
         try:
             if stream % 4 == 1:
                 raise broken("only we open streams in both directions (§6.1)", ErrorCode.STREAM_CREATION_ERROR)
@@ -353,7 +351,7 @@ class ClientConnection:
                 one.handed_out += len(frame.payload)
                 self._events.append(Data(one.number, frame.payload))
             else:
-                self._pay(EMPTY)
+                self._pay(EMPTY, frame)
         elif frame.left:
             raise Malformed(f"a field section of {frame.length} bytes (§4.2.2)", ErrorCode.EXCESSIVE_LOAD)
         else:
@@ -443,7 +441,7 @@ class ClientConnection:
             case StreamType.QPACK_DECODER:
                 self._feedback(stream, decoder.rest())
             case _:
-                self._pay(len(decoder.rest()) / PER_UNKNOWN)
+                self._pay(len(decoder.rest()) / PER_UNKNOWN, f"stream {stream}")
         if end:
             if kind in CRITICAL:
                 raise broken(f"{CRITICAL[kind]} has ended (§6.2.1)", ErrorCode.CLOSED_CRITICAL_STREAM)
@@ -456,7 +454,7 @@ class ClientConnection:
         if kind == StreamType.PUSH:
             raise broken("a push, and we have allowed none (§4.6)", ErrorCode.ID_ERROR)
         if kind not in CRITICAL:  # §6.2.3, §9: unknown streams are to be ignored
-            self._pay(UNKNOWN)
+            self._pay(UNKNOWN, f"stream {stream}")
             self._orders.append(Stop(stream, ErrorCode.STREAM_CREATION_ERROR))
         elif kind in [other for _, other in self._theirs.values()]:
             raise broken(f"{CRITICAL[kind]} for the second time (§6.2.1)", ErrorCode.STREAM_CREATION_ERROR)
@@ -499,7 +497,7 @@ class ClientConnection:
             self._observe("<", stream, f"entries for QPACK's table, {of_bytes(data)}", None)
         free = min(self._free, len(data))
         self._free -= free
-        self._pay((len(data) - free) * INSTRUCTION)
+        self._pay((len(data) - free) * INSTRUCTION, "an entry of QPACK's table")
         for number in self._decoder.feed(data):
             if one := self._requests.get(number):
                 one.is_ready = True
@@ -539,14 +537,11 @@ class ClientConnection:
             self._orders.append(Close(error.code, str(error)))
 
     def _ignore(self, frame: Frame) -> None:
-        self._pay((0 if frame.at else UNKNOWN) + len(frame.payload) / PER_UNKNOWN)
+        self._pay((0 if frame.at else UNKNOWN) + len(frame.payload) / PER_UNKNOWN, frame)
 
-    def _pay(self, price: float, now: float | None = None) -> None:
-        if now is not None:
-            self._purse, self._at = max(0.0, self._purse - PER_SECOND * (now - self._at)), now
-        self._purse += price
-        if self._purse > PATIENCE:
-            raise broken("too much that brings nothing (§10.5)", ErrorCode.EXCESSIVE_LOAD)
+    def _pay(self, price: float, what: object) -> None:
+        """§10.5: what is allowed, and nothing but work, has a price."""
+        self._purse.pay(price, self._now, what)
 
 
 CRITICAL: Mapping[int, str] = {
@@ -592,4 +587,5 @@ def read_fields(raw: Raw) -> tuple[int, dict[str, str], Pairs, int | None]:
         fields, pairs = regular_fields(raw)
         return status, fields, pairs, content_length(fields)
     except RemoteProtocolError as error:
-        raise Malformed(str(error), ErrorCode.MESSAGE_ERROR) from None
+        text = str(error).replace("(§", "(as in RFC 9113 §")  # The rules are HTTP/2's (§4.2).
+        raise Malformed(text, ErrorCode.MESSAGE_ERROR) from None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import random
 import socket
 import subprocess
 import sys
@@ -26,13 +27,14 @@ from certs.quic import quic_server
 from clients.http3 import Client
 from clients.http3_connection import Silent, WireLog
 from clients.quic import QuicError
+from protocols import http2
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2_client import Data, End, Reset, Response
+from protocols.http3 import ServerConnection
 from protocols.http3_client import (
     CONTROL,
     DECODER,
     ENCODER,
-    PATIENCE,
     Abort,
     ClientConnection,
     Close,
@@ -328,7 +330,7 @@ def test_patience_comes_back():
     for second in range(100):
         talk.core.receive_data(3, useless.data, False, float(second))
     assert talk.core.next_event() is None
-    for _ in range(int(PATIENCE) // 100 + 1):
+    for _ in range(11):
         talk.core.receive_data(3, useless.data, False, 100.0)
     with pytest.raises(RemoteProtocolError, match="brings nothing"):
         talk.core.next_event()
@@ -355,6 +357,120 @@ def test_trailers_and_interim_answers():
     assert (hint.status, hint.fields) == (103, {"link": "</a>"})
     assert (answer.status, answer.fields) == (200, {"content-length": "2"})
     assert end == End(0, [("digest", "abc")])
+
+
+class Transport:
+    """QUIC, as far as the server's core asks it: what is written waits for its turn on the way."""
+
+    def __init__(self) -> None:
+        self.way: dict[int, list[tuple[bytes, bool]]] = {}
+        self._next = 3
+
+    def get_next_available_stream_id(self, is_unidirectional: bool = False) -> int:
+        self._next += 4
+        return self._next - 4
+
+    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
+        self.way.setdefault(stream_id, []).append((bytes(data), end_stream))
+
+    def consume(self, stream: int, count: int) -> None:
+        pass
+
+    def window(self, stream: int) -> int:
+        return 1 << 20
+
+    def allowance(self) -> int:
+        return 1 << 20
+
+    def reset_stream(self, *_: int) -> None:
+        raise AssertionError("nobody has reason to")
+
+    stop_stream = close = reset_stream
+
+
+class Both:
+    """Both cores, joined by a network that brings the streams in any order, in pieces of any size."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.us, self.quic = random.Random(seed), Talk(), Transport()
+        self.server = ServerConnection(self.quic)
+        self.forth: dict[int, list[tuple[bytes, bool]]] = {}
+        self.heads, self.bodies = {}, {}
+        self.blocked = {"server": 0, "client": 0}  # how often something had to wait for QPACK's table
+        self._post()
+
+    def _post(self) -> None:
+        """What the client has written is on its way."""
+        for order in self.us.found(Write):
+            self.forth.setdefault(order.stream, []).append((order.data, order.end))
+        self.us.orders = [order for order in self.us.orders if not isinstance(order, Write)]
+
+    def ask(self, pairs: list[tuple[str, str]], body: bytes) -> int:
+        stream = self.us.core.send_request([(":method", "POST"), *GET[1:], *pairs], False)
+        self.us.core.send_data(stream, body, True)
+        self.us.take()
+        self._post()
+        return stream
+
+    def carry(self) -> bool:
+        """A piece of something, one way or the other. False: nothing is on its way."""
+        ways = [(way, to) for way, to in ((self.forth, self._to_server), (self.quic.way, self._to_client)) if way]
+        if not ways:
+            return False
+        way, receive = self.rng.choice(ways)
+        stream = self.rng.choice(list(way))
+        data, end = way[stream].pop(0)
+        cut = self.rng.randrange(1, len(data) + 1) if data else 0
+        if cut < len(data):
+            way[stream].insert(0, (data[cut:], end))
+        elif not way[stream]:
+            del way[stream]
+        receive(stream, data[:cut], end and cut == len(data))
+        return True
+
+    def _to_client(self, stream: int, data: bytes, end: bool) -> None:
+        self.us.step(On(stream, data, end))
+        self._post()
+        self.blocked["client"] += any(one.waits for one in self.us.core._requests.values())
+
+    def _to_server(self, stream: int, data: bytes, end: bool) -> None:
+        self.server.receive_data(stream, data, end, 0.0)
+        while event := self.server.next_event(0.0):
+            if isinstance(event, http2.Request):
+                self.heads[event.stream], self.bodies[event.stream] = event.head, b""
+            elif isinstance(event, http2.Data):
+                self.bodies[event.stream] += event.data
+                self.server.acknowledge(event.stream, event.size)
+            if isinstance(event, http2.Request | http2.Data) and event.whole:
+                back = [(name, value) for name, value in self.heads[event.stream].pairs if name.startswith("x-")]
+                self.server.send_head(event.stream, 200, back)
+                body = self.bodies[event.stream] * 3
+                self.server.send_data(event.stream, body, 0.0, end=True, trailers=[("x-t", str(event.stream))])
+        self.server.send(0.0)
+        self.blocked["server"] += any(one.waits for one in self.server.streams.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_the_servers_core(seed):
+    """QPACK's tables fill up on both sides, sections wait for entries that are late, and all comes out right."""
+    both, asked = Both(seed), {}
+    for _ in range(30):
+        pairs = [("x-common", "the same in each"), (f"x-{both.rng.randrange(5)}", "v" * both.rng.randrange(200))]
+        body = both.rng.randbytes(both.rng.randrange(3000))
+        asked[both.ask(pairs, body)] = pairs, body
+        for _ in range(both.rng.randrange(40)):
+            both.carry()
+    while both.carry():
+        pass
+    us = both.us
+    assert us.error is None
+    for stream, (pairs, body) in asked.items():
+        (response,) = us.found(Response, stream)
+        assert (response.status, response.pairs) == (200, pairs)
+        assert us.body(stream) == body * 3
+        assert us.found(End, stream) == [End(stream, [("x-t", str(stream))])]
+    assert {stream: size for stream, size in us.consumed().items() if size} == us.given
+    assert all(both.blocked.values())
 
 
 @hypothesis.given(
