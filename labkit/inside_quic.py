@@ -15,7 +15,17 @@ from typing import NamedTuple
 from labkit.inside import counted, name
 from labkit.inside_http3 import Streams
 from protocols.errors import RemoteProtocolError
-from protocols.quic_frames import Ack, ConnectionClose, Crypto, Frame, NewConnectionId, Padding, Stream
+from protocols.quic_frames import (
+    Ack,
+    ConnectionClose,
+    Crypto,
+    Frame,
+    NewConnectionId,
+    Padding,
+    PathChallenge,
+    PathResponse,
+    Stream,
+)
 from protocols.quic_opened import Onlooker, Seen, Sight
 from protocols.quic_packets import PacketType, invariant
 from protocols.tls import Fields, HandshakeType, Message, alpn, client_hello, extensions
@@ -23,6 +33,7 @@ from protocols.tls_opened import Secrets
 
 _LINE = re.compile(rb"[ -~]{1,32}(?=[ -~]*\r?(?:\n|$))")  # the beginning of a line of text
 _SAID = re.compile(r"STREAM \d+ ([A-Za-z]+)")  # a stream of which more is told than how many bytes
+_CHANGES = ("from port", "to port", "key phase", "new ID")
 _LITTLE = 8  # bytes of padding: so much is needed in a small packet for its sample (RFC 9001 §5.4.2), and says nothing
 _SERVANTS = {"NEW_CONNECTION_ID"}  # They come in bunches, and are told last.
 _Address = tuple[str, int]
@@ -54,7 +65,7 @@ class Told(NamedTuple):
     connection: int  # from 1
     words: tuple[str, ...]
     kind: Hashable  # the same for datagrams that carry the same in other numbers
-    weight: int  # 5: what was sent before. 2: more than data and acknowledgements
+    weight: int  # 6: another port, ID or key. 5: sent before, or a path is tried. 2: more than data and ACK
     run: Run | None = None
 
 
@@ -94,10 +105,15 @@ class Datagrams:
             words.append(f"len {len(payload)}")
         again = any(word.endswith(" again") for word in words)
         said = [told[1] for word in words if (told := _SAID.match(word))]
-        kind += said
-        plain = not said
+        changes = [word for word in words if word.startswith(_CHANGES)]
+        kind += said + changes
+        plain = not said and not changes
         plain &= all(isinstance(frame, Ack | Stream | Padding) and not getattr(frame, "fin", False) for frame in frames)
-        weight = 5 if again else 0 if plain and frames else 2
+        path = any(isinstance(frame, PathChallenge | PathResponse) for frame in frames)
+        if any(not word.startswith("to port") for word in changes):
+            weight = 6
+        else:
+            weight = 5 if again or path else 0 if plain and frames else 2
         return Told(sight.number, tuple(words), tuple(kind), weight, _run(words, sight.packets))
 
     def _path(self, sight: Sight, client: _Address) -> list[str]:
@@ -136,7 +152,9 @@ class Datagrams:
             at = told.index(whole[0])
             told[at : at + 1] = messages
             told = [word for word in told if word not in whole[1:]]
-        return words + counted(sorted(told, key=_SERVANTS.__contains__))
+        told = counted(sorted(told, key=_SERVANTS.__contains__))
+        reasons = [frame.reason for frame in seen.frames if isinstance(frame, ConnectionClose) and frame.reason]
+        return words + told + [_readable(reason) for reason in reasons]
 
     def _changed(self, sight: Sight, what: str, value: object, first: object) -> bool:
         key = (sight.number, sight.from_client, what)
@@ -146,8 +164,6 @@ class Datagrams:
     def _frame(self, sight: Sight, space: PacketType, frame: Frame) -> str:
         if isinstance(frame, NewConnectionId):
             return "NEW_CONNECTION_ID"
-        if isinstance(frame, ConnectionClose) and frame.reason:
-            return f"{frame} {_readable(frame.reason)}"
         if isinstance(frame, Stream | Crypto):
             which = frame.stream if isinstance(frame, Stream) else space
             pieces = self._sent.setdefault((sight.number, sight.from_client, type(frame), which), _Pieces())
@@ -199,9 +215,11 @@ class _Pieces:
         """True if the first of them was."""
         at = bisect(self._starts, start)
         known = at > 0 and start < self._ends[at - 1]
+        first = at - 1 if at and self._ends[at - 1] >= start else at  # Those that it touches become one with it.
+        last = bisect(self._starts, end)
         if start < end:
-            self._starts.insert(at, start)
-            self._ends.insert(at, end)
+            self._starts[first:last] = [min(start, *self._starts[first:last])] if first < last else [start]
+            self._ends[first:last] = [max(end, *self._ends[first:last])] if first < last else [end]
         return known
 
 

@@ -33,9 +33,9 @@ _HALF = 1 << 31
 class Rung:
     """One line of the ladder: the packet, the words on its arrow, and how telling it is.
 
-    Weight 6: lost. 5: a retransmission. 4: the first of its kind that carries data, or opens or ends a
-    connection. 3: what the wire or a silence sets apart. 2: one more message, win 0, sack. 1: one more
-    handshake or farewell. 0: the rest.
+    Weight 6: lost, or a connection has another port, ID or key. 5: a retransmission, or a path that is tried.
+    4: the first of its kind that carries data, or opens or ends a connection. 3: what the wire or a silence sets
+    apart. 2: one more message, win 0, sack. 1: one more handshake or farewell. 0: the rest.
     """
 
     packet: Seen

@@ -170,6 +170,16 @@ def test_a_3_the_servers_initial():
     assert keys.open(read) == (1, SERVER_PAYLOAD)
 
 
+def test_an_onlooker_needs_no_secret_for_both_hellos():
+    """And this client's own ID is empty: its server's packets say nothing of whom they are for."""
+    onlooker = Onlooker()
+    hello = onlooker.receive_datagram("client", "server", client_packet())
+    answer = onlooker.receive_datagram("server", "client", SERVER_PACKET)
+    assert [(sight.number, sight.from_client) for sight in (hello, answer)] == [(1, True), (1, False)]
+    assert [[message.type for message in sight.packets[0].messages] for sight in (hello, answer)] == [[1], [2]]
+    assert onlooker.receive_datagram("server", "another", SERVER_PACKET) is None
+
+
 def test_a_4_retry():
     [read] = split(RETRY_PACKET, 0)
     assert read == Packet(PacketType.RETRY, b"", bytes.fromhex("f067a5502a4262b5"), b"token", data=RETRY_PACKET)

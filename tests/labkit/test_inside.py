@@ -22,7 +22,7 @@ from clients.quic_core import ClientConnection
 from labkit.evidence import NO_GUESS
 from labkit.inside import Content, Reader
 from labkit.inside_http3 import Streams
-from labkit.inside_quic import Datagrams
+from labkit.inside_quic import Datagrams, _Pieces
 from labkit.pcapng import Writer
 from protocols.http2_frames import PREFACE, Flag, Frame, FrameType, encode
 from protocols.quic_frames import Stream
@@ -328,6 +328,15 @@ def test_what_is_sent_again_says_so(quic):
     told = [line for line in quic.words()[before:] if "STREAM 0" in line]
     assert told[0].endswith("STREAM 0 " + "x" * 32)
     assert told[1].endswith("STREAM 0 +501 B again")
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 15)), max_size=30))
+def test_which_bytes_were_sent_before(pieces):
+    """However they are cut when they are sent again."""
+    sent, seen = _Pieces(), set()
+    for start, length in pieces:
+        assert sent.add(start, start + length) == (start in seen)
+        seen |= set(range(start, start + length))
 
 
 def test_a_stateless_reset_is_known_by_its_token(quic):

@@ -10,7 +10,7 @@ import pytest
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 from labkit.ladder import collapse, draw, rungs, select
 from protocols.tls_opened import key_log
-from tests.labkit.test_inside import Talk
+from tests.labkit.test_inside import MOVED, Talk
 
 BASE = Seen(1, 100.0, "client", "client", "server", "tcp", 5000, 7001, 0, 0, 0, 1000, b"", (), None, 0, False, 40,
             None, "")  # fmt: skip
@@ -175,6 +175,18 @@ def test_nothing_to_draw():
 # -- QUIC ----------------------------------------------------------------------------------------------
 
 
+def as_packets(talk):
+    """What was said, as the wire records it."""
+    packets = []
+    for i, (from_client, (_, port), data) in enumerate(talk.sent):
+        p = replace(BASE, protocol="udp", payload=data, length=28 + len(data), time=100 + i / 1000)
+        if from_client:
+            packets.append(replace(p, source_port=port, target_port=7006))
+        else:
+            packets.append(replace(p, source="server", target="client", source_port=7006, target_port=port))
+    return packets
+
+
 @pytest.fixture
 def quic(tmp_path):
     """A connection that brings 20 kB, as packets of a capture, and its secrets."""
@@ -185,14 +197,7 @@ def quic(tmp_path):
     talk.go(1)
     talk.server.send_stream_data(0, bytes(20000))
     talk.go(8)
-    packets = []
-    for i, (from_client, (_, port), data) in enumerate(talk.sent):
-        p = replace(BASE, protocol="udp", payload=data, length=28 + len(data), time=100 + i / 1000)
-        if from_client:
-            packets.append(replace(p, source_port=port, target_port=7006))
-        else:
-            packets.append(replace(p, source="server", target="client", source_port=7006, target_port=port))
-    return packets, key_log(log.read_text())
+    return as_packets(talk), key_log(log.read_text())
 
 
 def test_packets_that_go_on_with_one_stream_are_one_line(quic):
@@ -215,6 +220,23 @@ def test_a_lost_one_parts_a_run(quic):
     [lost] = [rung for rung in collapse(rungs(packets, secrets)) if rung.packet.dropped]
     assert lost.times == 1
     assert lost.weight == 6
+
+
+def test_a_move_and_new_keys_are_shown_out_of_a_long_run(tmp_path):
+    talk = Talk(tmp_path / "keys")
+    talk.go()
+    for stream in range(0, 800, 4):
+        talk.client.send_stream_data(stream, b"x", end_stream=True)
+        if stream == 400:
+            talk.address = MOVED
+            talk.client.request_key_update()
+        talk.go(1)
+    packets, secrets = as_packets(talk), key_log((tmp_path / "keys").read_text())
+    assert len(packets) > 300
+    text = "\n".join(draw(packets, HOSTS, 100, secrets=secrets))
+    assert "from port 50001" in text
+    assert "PATH_CHALLENGE" in text
+    assert text.count("key phase 1") == 2
 
 
 def test_lines_of_quic_fit_the_terminal(quic):
