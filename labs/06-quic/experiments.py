@@ -204,9 +204,9 @@ async def amplification(net: Network) -> None:
     """Anybody can write another's address into a datagram. Who answers with more than came, and so aims it, is of use
     to attackers, as open DNS servers were. A TCP server sends its certificates to those only whose SYN,ACK was
     answered. In QUIC the server's first flight is the answer to the first datagram, so it is rationed: three times
-    what came, until something returns that only somebody at that address can have seen. Then its PTO may run as it
-    likes: silence. And a server under attack sends Retry instead, which is smaller than what it answers. (RFC 9000
-    §8.1, §8.1.2, §21.1.1.1)
+    what came, until something returns that only somebody at that address can have seen. When that is used up it is
+    silent, whatever its timers say. And a server under attack sends Retry instead, which is smaller than what it
+    answers. (RFC 9000 §8.1, §8.1.2, §21.1.1.1)
     """
     victim = net["victim"].socket(socket.SOCK_DGRAM)
     victim.bind((net["victim"].address, 50006))
@@ -238,7 +238,7 @@ async def amplification(net: Network) -> None:
 
 
 @experiment(
-    title="What do you speak?",
+    title="A version from elsewhere",
     link=Link(delay_ms=50),
     question="A client begins with a version that the server has never heard of. What does the server do?",
     choices=("nothing", "it says which ones it speaks", "it closes with an error code"),
@@ -368,9 +368,9 @@ async def onlooker(net: Network) -> None:
 
 
 @experiment(
-    title="A number is never used twice",
+    title="Packet 57 is lost",
     link=Link(delay_ms=10),
-    question="Packet 57 is lost. In which packet does what was in it come again?",
+    question="And then? In which packet does what was in it come again?",
     choices=("57, as a segment of TCP", "the next one", "never: it is UDP"),
     answer="the next one",
 )
@@ -410,7 +410,7 @@ async def loss_recovery(net: Network) -> None:
 
 
 @experiment(
-    title="Let it go",
+    title="Ten times 1000 bytes, two ways",
     link=Link(delay_ms=10),
     question="Ten times 1000 bytes, of which the fourth is lost: as DATAGRAM frames, and as a stream. What comes back?",
     choices=("ten and ten: QUIC is reliable", "nine and ten", "nine and nine"),
@@ -471,7 +471,7 @@ async def head_of_line(net: Network) -> None:
 
     async def feed(stream: server.Stream) -> None:
         if (line := await stream.read_line()) == b"warm up":
-            await stream.write(bytes(30_000))
+            await stream.write(bytes(60_000))
         else:
             async for piece in racing.pieces(int(line), 12):
                 await stream.write(piece)
@@ -504,9 +504,9 @@ async def head_of_line(net: Network) -> None:
         net.client.running(Client2(ssl=client_context())) as client,
         net.client.running(connecting) as connection,
     ):
-        # So that slow start is over, on both.
+        # So that both windows are large: their halves still hold all that is under way.
         await asyncio.gather(
-            net.client.run(client.request("GET", f"{origin}/bytes/30000")), net.client.run(warm_up(connection))
+            net.client.run(client.request("GET", f"{origin}/bytes/60000")), net.client.run(warm_up(connection))
         )
         racing.use_reno([talk.transport for talk in tcp_server.talks])
         net.set_link(lossy, "server", "client")
@@ -749,7 +749,7 @@ async def stateless_reset(net: Network) -> None:
 
 
 @experiment(
-    title="Three ways to end, and one without words",
+    title="Four ways to end",
     link=Link(delay_ms=5),
     question="Nothing has been sent for so long that the idle timeout is over. What does an onlooker see of it?",
     choices=("CONNECTION_CLOSE, from both", "a PING, and no answer", "nothing"),
