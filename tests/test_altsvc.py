@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -21,6 +21,7 @@ from certs.contexts import server_context
 from certs.quic import quic_server
 from clients.altsvc import Browser
 from clients.http1_connection import Origin
+from clients.http3 import main
 from protocols.altsvc import (
     BROKEN,
     DAY,
@@ -654,7 +655,7 @@ async def test_caddy(tmp_path: Path):
     )
     process = await asyncio.create_subprocess_exec(
         "caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile",
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=tmp_path, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     url = f"https://localhost:{port}"
     try:
@@ -672,12 +673,14 @@ async def test_caddy(tmp_path: Path):
         await process.wait()
 
 
-async def test_the_move_can_be_watched(tls):
+async def test_the_move_can_be_watched(tls, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(logging, "raiseExceptions", True)  # main() changes it
     async with http3.serve(ssl=tls) as server:
-        command = [sys.executable, "-m", "clients.http3", "--h2-first", f"https://127.0.0.1:{server.address[1]}/"]
-        found = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=LONG)
-    assert (found.returncode, found.stderr) == (0, "")
-    first, move, second = found.stdout.partition("= Alt-Svc: the next request goes over QUIC")
+        url = f"https://127.0.0.1:{server.address[1]}/"
+        monkeypatch.setattr(sys, "argv", ["clients.http3", "--h2-first", url])
+        assert await asyncio.to_thread(main) == 0
+    first, move, second = "\n".join(caplog.messages).partition("= Alt-Svc: the next request goes over QUIC")
     assert "HEADERS stream 1" in first
     assert move
     assert "stream 0: HEADERS" in second

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import random
 import socket
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -24,8 +23,8 @@ from hypothesis import strategies as st
 
 import certs
 from certs.quic import quic_server
-from clients.http3 import Client
-from clients.http3_connection import Silent, WireLog
+from clients.http3 import Client, main
+from clients.http3_connection import Silent
 from clients.quic import QuicError
 from protocols import http2
 from protocols.errors import LocalProtocolError, RemoteProtocolError
@@ -1347,39 +1346,55 @@ async def test_hypercorn(tmp_path):
 # -- At the command line -----------------------------------------------------------------------------
 
 
-def run(*arguments: str, port: int = 0) -> subprocess.CompletedProcess:
-    url = [f"https://127.0.0.1:{port}/"] if port else []
-    return subprocess.run(
-        [sys.executable, "-m", "clients.http3", *arguments, *url], capture_output=True, text=True, timeout=LONG
-    )
+async def run(monkeypatch, caplog, capsys, *arguments: str) -> tuple[int, str]:
+    """The exit code, and all that was said."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(logging, "raiseExceptions", True)  # main() changes it
+    monkeypatch.setattr(sys, "argv", ["clients.http3", *arguments])
+    try:
+        code = await asyncio.to_thread(main)
+    except SystemExit as end:  # argparse's way of saying 2
+        code = end.code
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("clients.")]
+    return code, "\n".join([*ours, *capsys.readouterr()])
 
 
-async def test_the_wire_log():
+async def test_the_wire_log(monkeypatch, caplog, capsys):
     async with serve() as server:
-        found = await asyncio.to_thread(run, "--n", "2", port=server.address[1])
-    assert (found.returncode, found.stderr) == (0, "")
-    lines = found.stdout.splitlines()
-    assert lines[0] == "> stream 2: the control stream"
+        url = f"https://127.0.0.1:{server.address[1]}/"
+        code, said = await run(monkeypatch, caplog, capsys, "--n", "2", "--again", url)
+    lines = [line for line in said.splitlines() if line]
+    assert (code, lines[0], lines[-1]) == (0, "> stream 2: the control stream", "= closed")
     assert any(line.startswith("> stream 0: HEADERS, ") and "bytes of fields in" in line for line in lines)
-    assert "<     :status: 200" in lines
+    assert lines.count("<     :status: 200") == 4
     assert any(line.startswith("< stream 4: DATA, ") for line in lines)
-    assert lines[-1] == "= closed"
+    assert sum("early data" in line for line in lines) == 1
 
 
-async def test_exit_codes():
-    async with serve() as server:
-        missing, nobody = await asyncio.gather(
-            asyncio.to_thread(run, f"https://127.0.0.1:{server.address[1]}/none"),
-            asyncio.to_thread(run, port=free_port()),
-        )
-    assert missing.returncode == 1
-    assert nobody.returncode == 2
-    assert nobody.stderr.endswith("Connection refused. Is `make http3-server` running?\n")
+@pytest.mark.parametrize(
+    ("steps", "arguments", "code", "words"),
+    [
+        ([on(*ANSWER)], ["{}"], 0, "= closed"),
+        ([on(head(status="404"))], ["{}"], 1, "404"),
+        ([on(data())], ["{}"], 1, "! DATA before the answer has begun (§4.1)"),
+        ([Rst(0, ErrorCode.INTERNAL_ERROR)], ["{}"], 1, "! the server has reset the stream: H3_INTERNAL_ERROR"),
+        ([], ["--timeout", f"{2 * TICK:g}", "{}"], 1, "No answer from {}: nothing for 0.1 s."),
+        ([], ["http://127.0.0.1/"], 2, "Not sent: HTTP/3 is for https"),
+        ([], ["https://127.0.0.1:1/"], 2, "Connection refused. Is `make http3-server` running?"),
+        ([], ["--n", "0", "{}"], 2, "0 is not"),
+        ([], ["--again", "--h2-first", "{}"], 2, "not allowed"),
+        ([on(head(("a", "\x1b[2J")), data(b"\x1b[2J"))], ["{}"], 1, "malformed"),
+        ([on(head(("a", "\xff")), data(b"\x1b[2J"))], ["{}"], 0, "= closed"),
+    ],
+)
+async def test_exit_codes(steps, arguments, code, words, monkeypatch, caplog, capsys):
+    async def behave(peer: Peer) -> None:
+        await begin(peer)
+        await peer.request()
+        peer.step(*steps)
 
-
-async def test_what_is_shown_was_not_checked(caplog):
-    """A field of the server's can hold anything: no control character reaches the terminal."""
-    with caplog.at_level(logging.INFO, "clients.http3"):
-        WireLog()("<", 0, Frame(FrameType.HEADERS, b"xx"), [("a", "\x1b[2Jb\r\nc")])
-        WireLog()("<", 0, Frame(FrameType.DATA, b"\x1b[2J"), None)
-    assert not any(ord(char) < 32 for line in caplog.messages for char in line)
+    async with server_that(behave) as url:
+        found, said = await run(monkeypatch, caplog, capsys, *(argument.format(url) for argument in arguments))
+    assert found == code
+    assert words.format(url) in said.replace(f"{2 * TICK:g} s", "0.1 s")
+    assert not any(ord(char) < 32 and char != "\n" for char in said)
