@@ -287,15 +287,14 @@ async def test_writing_waits_for_the_server_to_read():
 async def test_streams_nobody_accepts_are_refused_beyond_a_number():
     async with aioquic_server() as server, connect("127.0.0.1", server.port, window=1 << 12) as connection:
         quic = server.peers[0]._quic
-        for number in range(3, 4 * 600, 4):
+        for number in range(3, 4 * 300, 4):
             async with asyncio.timeout(100 * TICK):
                 while quic._remote_max_streams_uni <= number // 4:
                     await connection.ping()
             quic.send_stream_data(number, bytes(2000), True)  # all of them more than our window
             server.peers[0].transmit()
-        await connection.ping()
+        await until(lambda: connection._streams == {})
         assert len(connection._strays) == 100
-        assert connection._streams == {}
         assert sum(len(stream._unread) for stream in connection._strays) == 100 * 2000
         assert (await connection.accept_stream()).number == 3
         assert await get(connection, 10_000) == wanted(10_000)
@@ -789,6 +788,7 @@ async def test_qlog_and_key_log(tmp_path):
             stream = await connection.open_stream()
             await stream.finish(b"echo\n" + bytes(300_000))
             await stream.read_all()
+            connection._send = send  # Its goodbye is not lost.
         first = connection.quic.original_destination_connection_id.hex()
         await until(lambda: len(list(folder.iterdir())) == 2)
     for side in ("client", "server"):
@@ -875,7 +875,6 @@ async def test_exit_codes():
     assert expired[0] == 1
     assert "! closed by us with certificate_expired (0x012d): certificate has expired" in expired[1]
     assert late[0] == 1
-    assert late[1].count("CRYPTO") > 1
     assert "No answer from" in late[2]
     assert nobody[0] == no_root[0] == 2
     assert "Connection refused. Is `make quic-server` running?" in nobody[2]
