@@ -19,7 +19,7 @@ from aioquic.quic import events
 from clients.http1_connection import Origin, Request, one, shown
 from clients.http2_connection import Exchange, Unprocessed
 from clients.quic import Connection as Quic
-from clients.quic import Ticket, connect
+from clients.quic import QuicError, Ticket, connect
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2_client import Data, End, Reset, Response
 from protocols.http2_messages import Pairs
@@ -422,10 +422,12 @@ class Connection:
 
 
 def in_words(quic: Quic, error: Exception) -> Exception:
-    """The same error; if the server has closed the connection with a code of HTTP/3, with its name (§8.1)."""
+    """The same error; if the connection has been closed, with the name of the code (§8.1)."""
     ended = quic.ended
-    if ended is None or not ended.is_application or ended.by == "us":
+    if not isinstance(error, QuicError) or ended is None:
         return error
+    if ended.how != "closed" or ended.by == "us" or not ended.is_application:
+        return RemoteProtocolError(f"the connection has ended: {ended}", ended.code)
     text = f": {ended.reason}" if ended.reason else ""
     return RemoteProtocolError(f"the server has closed the connection: {code_name(ended.code)}{text}", ended.code)
 

@@ -978,6 +978,23 @@ async def test_the_server_closes_and_says_why():
         assert caught.value.code == ErrorCode.EXCESSIVE_LOAD
 
 
+async def test_quic_closes_and_says_why():
+    """An error of the transport, and not of HTTP/3: all that is under way hears of it."""
+
+    async def behave(peer: Peer) -> None:
+        await begin(peer)
+        for _ in range(2):
+            await peer.request()
+        peer._quic.close(1, frame_type=0, reason_phrase="a mistake")
+        peer.transmit()
+
+    async with server_that(behave) as url, client() as us:
+        asked = [us.request("POST", url, body=b"x") for _ in range(2)]
+        for error in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(error, RemoteProtocolError)
+            assert "INTERNAL_ERROR (0x1): a mistake" in str(error)
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_it_was_closed_while_it_was_idle(method):
     """§5.1: at any moment, even while the next request is on its way. What may run twice is asked once more."""
