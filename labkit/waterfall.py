@@ -145,7 +145,7 @@ def shapes(figure: Figure) -> tuple[float, list[Shape]]:
     drawn: list[Shape] = [
         Text(MARGIN, 40, figure.title, 22, INK, bold=True),
         Text(MARGIN, 62, figure.subtitle, 13, GREY),
-        *legend(MARGIN, 88, any(one.lost for one in rows) or any(one.lost for one in figure.panels)),
+        *legend(MARGIN, 88, figure),
     ]
     y = 112.0
     for panel in figure.panels:
@@ -194,17 +194,24 @@ def cross(x: float, y: float, arm: float = 4) -> Iterator[Shape]:
             yield Line(x - arm, y - slope, x + arm, y + slope, colour, width)
 
 
-def legend(x: float, y: float, crosses: bool) -> Iterator[Shape]:
-    keys: list[tuple[str, Callable[[float], Iterable[Shape]]]] = [
-        ("waiting", lambda x: [Box(x, y - THIN / 2, 26, THIN, PALE)]),
-        ("receiving", lambda x: [Box(x, y - BAR / 2, 26, BAR, BLUE)]),
-        ("stalled", lambda x: [Box(x, y - BAR / 2, 26, BAR, ORANGE, EDGE)]),
-        ("packet lost", lambda x: cross(x + 13, y)),
+def legend(x: float, y: float, figure: Figure) -> Iterator[Shape]:
+    """What the bars mean; stalls and lost packets only if there are some."""
+    rows = [one for panel in figure.panels for one in panel.rows]
+    keys: list[tuple[str, bool, Callable[[float], Iterable[Shape]]]] = [
+        ("waiting", True, lambda x: [Box(x, y - THIN / 2, 26, THIN, PALE)]),
+        ("receiving", True, lambda x: [Box(x, y - BAR / 2, 26, BAR, BLUE)]),
+        ("stalled", any(one.stalls for one in rows), lambda x: [Box(x, y - BAR / 2, 26, BAR, ORANGE, EDGE)]),
+        (
+            "packet lost",
+            any(one.lost for one in rows) or any(one.lost for one in figure.panels),
+            lambda x: cross(x + 13, y),
+        ),
     ]
-    for words, key in keys if crosses else keys[:-1]:
-        yield from key(x)
-        yield Text(x + 34, y + 4.5, words)
-        x += 34 + wide(words, 13) + 24
+    for words, is_there, key in keys:
+        if is_there:
+            yield from key(x)
+            yield Text(x + 34, y + 4.5, words)
+            x += 34 + wide(words, 13) + 24
 
 
 # -- The two kinds of picture -----------------------------------------------------------------------------

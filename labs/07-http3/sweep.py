@@ -44,7 +44,7 @@ async def sweep(net: Network, folder: Path, losses: Sequence[float], seconds: fl
         row = [len(tcp.lost), len(quic.lost)]
         for lane in (tcp, quic):
             delays = sorted(delay for feed in lane.feeds for delay in feed.delays)
-            row += [racing.late(lane.feeds), delays[round(0.95 * len(delays)) - 1]]
+            row += [100 * racing.late(lane.feeds) / len(delays), delays[round(0.95 * len(delays)) - 1]]
         row.append(100 * sum(ms > racing.LATE for ms in held) / len(held))
         net.emit({"feeds": row, "loss": loss})
         about = (
