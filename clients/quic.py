@@ -103,7 +103,7 @@ async def connect(
     window    bytes of a stream that the server may send before they are read: the memory that it can take
     ticket    of an earlier connection (`Connection.ticket`): to resume with
     token     to prove our address with (default: the ticket's)
-    early     do not wait for the handshake: what is written now goes out with the first flight if the ticket allows
+    early     if the ticket allows it, do not wait for the handshake: what is written now goes out with the first flight
               (0-RTT). Somebody can send a copy of that, so only what may happen twice may be asked (RFC 9001 §9.2)
     teller    is to tell all that happens: to the log clients.quic
     qlog, key_log   a folder, and a file, as in certs/quic.py
@@ -130,21 +130,20 @@ async def connect(
     try:
         async with asyncio.timeout(timeout):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            if ticket:
+                found.sort(key=lambda one: one[4][0] != ticket.address)  # where the server was is tried first
             for number, (family, _, _, _, address) in enumerate(found, 1):
                 copy = dataclasses.replace(configuration)
                 connection = Connection(copy, family, address, window, on_event, watch)
+                connection.start(early)
+                if early and connection.quic.may_send_early:
+                    break
                 try:
-                    connection.start(early)
-                    if not early:
-                        await connection.handshaken()
-                    elif number < len(found):
-                        await asyncio.sleep(0.01)  # On this machine, a port where nobody is says so by now.
-                        connection.check()
+                    await connection.handshaken()
+                    break
                 except ConnectionRefusedError:
                     if number == len(found):
                         raise
-                else:
-                    break
         assert connection
         yield connection
     finally:

@@ -247,7 +247,9 @@ class Connection:
     @property
     def ticket(self) -> Ticket | None:
         """The newest that the server gave, with its token: for the next connection. It comes behind the handshake."""
-        return Ticket(self.alpn or "", self._session, self.token) if self._session else None
+        if self._session is None:
+            return None
+        return Ticket(self.alpn or "", self._session, self.token, str(self._address[0]))
 
     def _on_ticket(self, session: SessionTicket) -> None:
         self._session = session

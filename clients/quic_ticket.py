@@ -19,6 +19,8 @@ class Ticket(NamedTuple):
     session: SessionTicket
     token: bytes = b""
     """That saves the Retry, while our address is the same (RFC 9000 §8.1.3)."""
+    address: str = ""
+    """The server's."""
 
     @property
     def allows_early(self) -> bool:
@@ -31,6 +33,7 @@ class Ticket(NamedTuple):
         fields = {
             "alpn": self.alpn,
             "token": self.token.hex(),
+            "address": self.address,
             "server_name": session.server_name,
             "ticket": session.ticket.hex(),
             "secret": session.resumption_secret.hex(),
@@ -62,6 +65,6 @@ class Ticket(NamedTuple):
                 max_early_data_size=fields["early"],
                 other_extensions=[(int(number), bytes.fromhex(data)) for number, data in fields["extensions"]],
             )
-            return cls(str(fields["alpn"]), session, bytes.fromhex(fields["token"]))
+            return cls(str(fields["alpn"]), session, bytes.fromhex(fields["token"]), str(fields["address"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no ticket: {error}") from None

@@ -564,6 +564,7 @@ async def test_early_data_with_a_ticket_from_a_file(tmp_path):
         assert ticket.allows_early
         assert ticket.alpn == "lab"
         assert ticket.token
+        assert ticket.address == "127.0.0.1"
         sent: list[tuple[bool, bytes]] = []
         async with connect(*server.address, ticket=ticket, early=True, teller=Spy(sent)) as connection:
             assert not connection.is_handshaken
@@ -575,6 +576,22 @@ async def test_early_data_with_a_ticket_from_a_file(tmp_path):
         kinds = [packet.type for _, datagram in sent[:first_answer] for packet in split(datagram, 8)]
         assert kinds == [PacketType.INITIAL, PacketType.ZERO_RTT]
         assert all(len(datagram) >= 1200 for _, datagram in sent[:first_answer])
+
+
+async def test_early_data_goes_where_the_server_was(monkeypatch):
+    async with aioquic_server() as server:
+        ticket = await ticket_of(server.port)
+        addresses = [("127.0.0.2", server.port), ("127.0.0.1", server.port)]
+
+        async def found(*_, **__) -> list[tuple]:
+            return [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", address) for address in addresses]
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+        async with connect("127.0.0.1", server.port, ticket=ticket, early=True) as connection:
+            assert await get(connection, 10) == wanted(10)
+            assert connection.early is True
+        async with connect("127.0.0.1", server.port) as connection:  # There is nobody at the first.
+            assert connection.ticket is None or connection.ticket.address == "127.0.0.1"
 
 
 async def test_early_data_refused_is_sent_again_and_said():
