@@ -20,6 +20,7 @@ from aioquic.asyncio import QuicConnectionProtocol
 from aioquic.asyncio import connect as aioquic_connect
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import QuicErrorCode
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from hypothesis import example, given
@@ -890,6 +891,28 @@ async def test_the_end_lets_what_is_in_flight_finish():
         assert (await peer.answer(0))[1] == b"That took 0.5 s.\n"
         assert await peer.ends() == ErrorCode.NO_ERROR
         await ending
+
+
+async def test_who_floods_is_thrown_out_and_others_are_served():
+    """Rapid reset: streams and windows of QUIC do not stop it, and its price does."""
+    async with http3.serve(respond=respond) as server, peer_of(server) as peer, peer_of(server) as flooding:
+
+        async def flood():
+            stream = 0
+            while not flooding.ended:
+                for _ in range(10):
+                    flooding.do(get(stream, "/", ("x-wait", "1")))
+                    flooding.do(Stops(stream), Ends(stream))
+                    stream += 4
+                await asyncio.sleep(TICK / 10)
+            return flooding.ended.error_code
+
+        task = asyncio.create_task(flood())
+        for _ in range(20):
+            assert (await peer.get("/"))[1] == b"Hello, network!\n"
+        assert await task in (ErrorCode.EXCESSIVE_LOAD, QuicErrorCode.INTERNAL_ERROR)  # QUIC has its own patience.
+        assert (await peer.get("/"))[1] == b"Hello, network!\n"
+        assert not any(talk.works for talk in server.talks)
 
 
 # -- Early data (RFC 8470) ---------------------------------------------------------------------------

@@ -20,8 +20,8 @@ import certs
 from tests.benchmarks.http1 import free_port, row
 
 ROUNDS = 3
-REQUESTS = 2000
-SIZE = 50_000_000
+REQUESTS = 1000
+SIZE = 20_000_000
 APPLICATION = """
 PIECE = bytes(262044)  # as many as the site gives at a time
 
