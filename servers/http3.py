@@ -8,10 +8,11 @@ else the same site can be had (RFC 7838), and who has read it asks there the nex
 Frames are the business of protocols/http3_frames.py, rules of protocols/http3.py, answers of servers/site.py, datagrams
 of servers/quic_endpoint.py (and of aioquic); in between is servers/http3_talk.py.
 
-Run:   make http3-server
+Run:   make http3-server                             and in a second terminal:   make http3-client
 Try:   curl -i --cacert certs/root.pem https://localhost:7007/              HTTP/2, with alt-svc
-       gtlsclient -q --exit-on-all-streams-close localhost 7007 https://localhost:7007/text
-       chromium --origin-to-force-quic-on=localhost:7007 https://localhost:7007/tiles     the console may ask:
+       gtlsclient --exit-on-all-streams-close 127.0.0.1 7007 https://localhost:7007/     every packet and frame
+       chromium --host-resolver-rules="MAP localhost 127.0.0.1" --origin-to-force-quic-on=localhost:7007 \
+           https://localhost:7007/tiles              if it trusts certs/root.pem (lab 04); its console may be asked:
        performance.getEntriesByType("navigation")[0].nextHopProtocol
 Left out on purpose: server push, which browsers have given up; CONNECT and what is built on it; datagrams (RFC 9297).
 """
