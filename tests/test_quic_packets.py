@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.quic_frames import Crypto, encode
 from protocols.quic_numbers import ErrorCode
 from protocols.quic_opened import AES_128_GCM_SHA256, CHACHA20_POLY1305_SHA256, Connection, Keys, Onlooker, initial_keys
 from protocols.quic_packets import (
@@ -178,6 +179,18 @@ def test_an_onlooker_needs_no_secret_for_both_hellos():
     assert [(sight.number, sight.from_client) for sight in (hello, answer)] == [(1, True), (1, False)]
     assert [[message.type for message in sight.packets[0].messages] for sight in (hello, answer)] == [[1], [2]]
     assert onlooker.receive_datagram("server", "another", SERVER_PACKET) is None
+
+
+def test_a_hello_in_pieces_that_come_in_any_order():
+    """As browsers send theirs: so nobody on the way learns to look in one place."""
+    hello, keys, onlooker = CLIENT_PAYLOAD[4:245], initial_keys(FIRST_ID)[True], Onlooker()
+    found = []
+    for number, cuts in enumerate([((200, 241), (0, 50)), ((120, 200),), ((30, 130), (0, 50))]):
+        payload = b"".join(encode(Crypto(start, hello[start:end])) for start, end in cuts).ljust(1150, b"\0")
+        header = long_header(PacketType.INITIAL, FIRST_ID, b"", bytes([number]), len(payload))
+        [seen] = onlooker.receive_datagram("client", "server", keys.seal(header, number, payload)).packets
+        found.append([message.body for message in seen.messages])
+    assert found == [[], [], [hello[4:]]]
 
 
 def test_a_4_retry():

@@ -269,6 +269,19 @@ def test_without_secrets_anybody_reads_the_hellos_and_no_more(quic):
     assert all("encrypted" in line for line in words[1:])
 
 
+def test_secrets_may_come_while_it_is_read(quic):
+    """As those of a program's own connection do."""
+    secrets: dict[tuple[str, bytes], bytes] = {}
+    onlooker, opened = Onlooker(secrets), []
+    for i, (from_client, address, data) in enumerate(quic.sent):
+        if i == 2:
+            secrets |= key_log(quic._log.read_text())
+        sight = onlooker.receive_datagram(*((address, SERVER) if from_client else (SERVER, address)), data)
+        opened.append([packet.frames is not None for packet in sight.packets])
+    assert opened[:2] == [[True], [True, False]]
+    assert all(all(packets) for packets in opened[2:])
+
+
 def test_a_key_update_shows_once_in_each_direction(quic):
     for _ in range(2):
         quic.client.request_key_update()
