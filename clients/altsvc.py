@@ -13,7 +13,8 @@ What must not happen twice does not: before a POST the path has to be seen to wo
 an error, as it is over TCP.
 
 Run:   make http3-server   and in a second terminal   make http3-client ARGS=--h2-first
-Left out on purpose: the ALTSVC frame of HTTP/2, HTTPS records of the DNS, racing both, and what clients/http2.py says.
+Left out on purpose: the ALTSVC frame of HTTP/2, HTTPS records of the DNS, racing both, noticing that the network is
+another one (persist), and what clients/http2.py says.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Browser(http2.Client):
             is_sent = True
             found: Found = await stack.enter_async_context(self._quic._exchange(asked))
         except (RemoteProtocolError, OSError) as error:
-            if is_sent and self._quic.has_one(origin):
+            if is_sent and self._quic.has_one(origin) and not isinstance(error, Unprocessed):
                 raise  # The connection is good; it is the answer that is not.
             self._failed(origin, one, error)
             may_run = not is_sent or isinstance(error, Unprocessed) or request.method in IDEMPOTENT

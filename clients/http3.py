@@ -1,6 +1,6 @@
 """The other half of servers/http3.py: what clients/http2.py does, over QUIC, for https URLs.
 
-    async with Client(trust=…) as client:
+    async with Client() as client:
         answer = await client.request("GET", "https://127.0.0.1:7007/")                 # all of it, in answer.body
         async with client.stream("GET", "https://server.lab:7007/bytes/1000000000") as answer:
             async for piece in answer.body: ...                                         # as it is taken, no faster

@@ -38,8 +38,11 @@ from protocols.altsvc import (
 )
 from protocols.errors import RemoteProtocolError
 from protocols.http2_client import Response
+from protocols.http3_frames import ErrorCode
 from servers import http1, http2, http3, site
 from tests.conftest import TICK, need_tool
+from tests.http3_client_cases import Rst
+from tests.test_http3_client import Peer, begin, server_that
 
 H3, H2 = Alternative(b"h3", "", 443), Alternative(b"h2", "", 443)
 
@@ -605,6 +608,23 @@ async def test_what_may_have_run_is_not_run_again(tls):
             assert loop.time() - start < LONG
             assert (await us.request("POST", url, body=b"x")).status == 200  # The next one goes over TCP.
             assert here.seen == {"POST quic": 1, "POST tcp": 1}
+
+
+async def test_what_is_never_taken_goes_over_tcp(tls):
+    """H3_REQUEST_REJECTED, ten times: nothing was done, so it can be done elsewhere, whatever the method."""
+    here = Site()
+
+    async def reject(peer: Peer) -> None:
+        await begin(peer)
+        while True:
+            peer.step(Rst(await peer.request(), ErrorCode.REQUEST_REJECTED))
+
+    async with server_that(reject) as other:
+        here.told = f'h3=":{other.rstrip("/").rpartition(":")[2]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            for _ in range(2):
+                assert (await us.request("POST", url, body=b"x")).status == 200
+            assert (hop(us, url), here.seen) == ("h2", {"POST tcp": 2})
 
 
 async def test_what_the_server_says_wrong_is_told(tls):
