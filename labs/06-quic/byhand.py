@@ -66,6 +66,7 @@ class Talk:
         self.answers: dict[int, Answer] = {}
         self.datagrams: list[bytes] = []
         self.pongs = 0
+        self.sent = 0  # datagrams
         self.is_ready = False
         self.was_early: bool | None = None  # Has the server taken what was sent as 0-RTT?
         self.connection.connect(self.server, time.monotonic())
@@ -160,6 +161,7 @@ class Talk:
     def flush(self) -> None:
         for data, address in self.connection.datagrams_to_send(time.monotonic()):
             self.socket.sendto(data, address)
+            self.sent += 1
 
     def _take(self, event: events.QuicEvent) -> None:
         match event:

@@ -146,15 +146,14 @@ def first_datagram(net: Network, size: int = packets.MIN_INITIAL) -> bytes:
     return keys.seal(header, number, payload)
 
 
-def answer_to(net: Network, datagram: bytes, seconds: float) -> int:
-    """Send this to the server, and do nothing more; how many bytes come back in so many seconds."""
-    came, end = 0, time.monotonic() + seconds
-    with net.client.socket(socket.SOCK_DGRAM) as sock:
+def answer_to(net: Network, datagram: bytes, patience: float) -> int:
+    """Send this to the server, and do nothing more; how many bytes come back, if any do within so many seconds."""
+    came = 0
+    with net.client.socket(socket.SOCK_DGRAM, timeout=patience) as sock, contextlib.suppress(TimeoutError):
         sock.sendto(datagram, (net.server.address, net.port))
-        while (left := end - time.monotonic()) > 0:
-            sock.settimeout(left)
-            with contextlib.suppress(TimeoutError):
-                came += len(sock.recv(65535))
+        while True:
+            came += len(sock.recv(65535))
+            sock.settimeout(0.1)
     return came
 
 
@@ -181,8 +180,8 @@ async def first_flight(net: Network) -> None:
         net.measure("of which TLS", sum(len(f.data) for f in packet.all(Crypto)), "bytes", at_least=200, at_most=700)
         zeros = sum(f.length for f in packet.all(Padding)) + len(first.payload) - len(packet.packet.data)
         net.measure("of which zeros", zeros, "bytes", at_least=400, at_most=950)
-        net.exactly("bytes in answer to one of 1199", answer_to(net, first_datagram(net, 1199), 0.15), 0, "bytes")
-        net.measure("bytes in answer to one of 1200", answer_to(net, first_datagram(net), 0.15), "bytes", at_least=1200)
+        net.exactly("bytes in answer to one of 1199", answer_to(net, first_datagram(net, 1199), 0.2), 0, "bytes")
+        net.measure("bytes in answer to one of 1200", answer_to(net, first_datagram(net), 5), "bytes", at_least=1200)
         net.set_link(Link(mtu=1227))  # 20 bytes of IP, 8 of UDP: one too few.
         before = len(net.packets())
         stuck = Talk(net)
@@ -219,12 +218,14 @@ async def amplification(net: Network) -> None:
         return struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0) + ends + udp
 
     def attack(seconds: float) -> tuple[int, int]:
-        """What was sent in the victim's name, and what the victim gets in so many seconds: bytes of UDP."""
+        """What was sent in the victim's name, and what it gets in so many seconds from the first on: bytes of UDP."""
         with net.client.entered():
             raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         before = len(net.packets())
         with raw:
             raw.sendto(forged(), (net.server.address, 0))
+        while all(p.target != "victim" for p in net.packets()[before:]):
+            time.sleep(0.02)
         time.sleep(seconds)
         after = [p for p in net.packets()[before:] if p.protocol == "udp"]
         return tuple(sum(len(p.payload) for p in after if p.target == name) for name in ("server", "victim"))
@@ -265,10 +266,11 @@ async def versions(net: Network) -> None:
         net.set_link(Link())
         for talk in talks:
             talk.close()
-    offers = [one.packet.versions for one in opened(net, "server") if one.type == PacketType.VERSION_NEGOTIATION]
-    net.exactly("Version Negotiations, each time", len(offers) / len(talks), 1)
-    net.expect("version 1 is among what it offers", VERSION_1 in offers[0])
-    net.expect("the one that was asked for is not", unknown not in offers[0])
+    # By the IDs of the clients: one that waits for long asks again, and is answered again.
+    answers = [one.packet for one in opened(net, "server") if one.type == PacketType.VERSION_NEGOTIATION]
+    net.exactly("clients that got a Version Negotiation", len({p.destination for p in answers}) / len(talks), 1)
+    net.expect("version 1 is among what it offers", VERSION_1 in answers[0].versions)
+    net.expect("the one that was asked for is not", unknown not in answers[0].versions)
 
 
 @experiment(
@@ -306,11 +308,11 @@ async def retry(net: Network) -> None:
         net.set_link(Link())  # The good-byes need not take as long.
         for talk in talks:
             talk.close()
-    retries = [one for one in opened(net, "server") if one.type == PacketType.RETRY]
-    net.exactly("Retries, each time that a stranger comes", len(retries) / strangers, 1)
-    net.measure("bytes of a Retry", max(len(one.datagram.payload) for one in retries), "bytes", at_most=200)
-    begun = {one.packet.token for one in opened(net, "client") if one.type == PacketType.INITIAL}
-    net.expect("the client's next Initial has the token in it", {one.packet.token for one in retries} < begun)
+    retries = [one.packet for one in opened(net, "server") if one.type == PacketType.RETRY]
+    net.exactly("strangers that got a Retry", len({p.destination for p in retries}) / strangers, 1)
+    net.measure("bytes of a Retry", max(len(p.data) for p in retries), "bytes", at_most=200)
+    brought = {one.packet.token for one in opened(net, "client") if one.type == PacketType.INITIAL}
+    net.exactly("strangers that came again with its token", len({p.token for p in retries} & brought) / strangers, 1)
 
 
 @experiment(
@@ -738,12 +740,12 @@ async def stateless_reset(net: Network) -> None:
     net.expect("its first bits are those of any short header", resets[0].payload[0] >> 6 == 0b01)
 
     async with forgetful(net, bytes([1]) * 32):
-        before = len(net.packets())
+        before = other.sent
         other.connection.send_ping(0)
-        other.settle(0.3)
+        other.until(lambda: other.sent > before + 1)
+        other.settle(0.1)
         net.expect("it has another key: the client goes on", other.ended is None)
-        vain = [p for p in net.packets()[before:] if p.source == "client"]
-        net.measure("packets that it sends in vain", len(vain), at_least=2)
+        net.measure("packets that it sends in vain", other.sent - before, at_least=2)
         for talk in (known, other):
             talk.leave()
 
@@ -781,11 +783,11 @@ async def endings(net: Network) -> None:
 
         silent = Talk(net)
         silent.ask("bytes 10")
-        silent.ping()
         start = time.perf_counter()
+        silent.ping()
         silent.to_the_end()
         over = time.time()
-        net.measure("idle: until it is over", ms_since(start), "ms", at_least=380, at_most=1500)
+        net.measure("idle: until it is over", ms_since(start), "ms", at_least=400, at_most=1500)
         its = [p for p in net.packets() if silent.port in _ports(p)]
         net.exactly("idle: packets in the last 0.2 s of it", sum(p.time > over - 0.2 for p in its), 0)
         silent.leave()
@@ -855,7 +857,11 @@ async def replay(net: Network) -> None:
                 for datagram in copy:
                     sock.sendto(datagram, (net.server.address, net.port + 1))
                 sock.recv(65535)  # The other server answers the handshake, at least.
-            await asyncio.sleep(0.05)
+            for _ in range(300):  # A busy machine may take its time.
+                if ran["read"] >= reads and ran["order"] >= orders:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # Whatever else would be run, has been by now.
             talk.close()
         net.exactly(f"{name}: times that “read” was run", ran["read"], reads)
         net.exactly(f"{name}: times that “order” was run", ran["order"], orders)
