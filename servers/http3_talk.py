@@ -116,7 +116,7 @@ class Talk:
         if conn.streams:
             self.busy_at = self.now
         elif conn.is_last and not quic.unacknowledged():
-            self.finish("goodbye")
+            conn.close(ErrorCode.NO_ERROR, "")  # §5.2: a good end
 
     def ended(self) -> None:
         """The connection has ended, whoever did it."""
@@ -223,8 +223,8 @@ class Talk:
             return
         limits, conn = self.limits, self.conn
         if not conn.streams and not conn.is_draining and now - self.busy_at >= limits.idle_seconds:
-            self.finish("nothing was asked for a while")
-            return
+            log.info("= %s nothing was asked for a while", self.peer)
+            self.drain()  # A request may be on its way.
         for stream in conn.late(now - limits.head_seconds):  # slowloris, or inserts that never come
             log.info("! %s stream %d: its head does not come", self.peer, stream)
             conn.reset(stream, ErrorCode.REQUEST_REJECTED)
@@ -258,11 +258,6 @@ class Talk:
         log.info("! %s %s", self.peer, error)
         self.conn.close(error.code, str(error)[:200])
         self.stop()
-        self.take_turn_soon()
-
-    def finish(self, reason: str) -> None:
-        """A good end."""
-        self.conn.close(ErrorCode.NO_ERROR, reason)
         self.take_turn_soon()
 
     # The wire log.
