@@ -416,7 +416,6 @@ async def test_silence_ends_it():
         async with connect("127.0.0.1", server.port, idle_seconds=4 * TICK) as connection:
             await get(connection, 10)
             server.peers[0]._timer.cancel()
-            server._transport.pause_reading = None
             server.datagram_received = lambda *_: None
             with pytest.raises(QuicError, match="nothing was heard for") as caught:
                 await connection.accept_stream()
@@ -445,7 +444,6 @@ async def test_our_own_server_after_a_restart_says_that_it_has_forgotten():
         connecting = connect(*address)
         connection = await connecting.__aenter__()
         await connection.until(lambda: connection.quic.is_confirmed)
-        server.endpoint._forget = None
         connection._loop.remove_reader(connection._socket)  # It does not see the server's goodbye.
     while True:
         try:
