@@ -35,7 +35,7 @@ _LINE = re.compile(rb"[ -~]{1,32}(?=[ -~]*\r?(?:\n|$))")  # the beginning of a l
 _SAID = re.compile(r"STREAM \d+ ([A-Za-z]+)")  # a stream of which more is told than how many bytes
 _CHANGES = ("from port", "to port", "key phase", "new ID")
 _LITTLE = 8  # bytes of padding: so much is needed in a small packet for its sample (RFC 9001 §5.4.2), and says nothing
-_SERVANTS = {"NEW_CONNECTION_ID"}  # They come in bunches, and are told last.
+_SERVANTS = {"NEW_CONNECTION_ID", "PING"}  # They come in bunches, and are told last.
 _Address = tuple[str, int]
 
 
@@ -146,36 +146,48 @@ class Datagrams:
         for message in seen.messages:
             if _speaks_http3(message):
                 self._http3.setdefault(sight.number, Streams())
-        told = [self._frame(sight, space, frame) for frame in seen.frames if not isinstance(frame, Padding)]
-        messages = [name(message) for message in seen.messages]
-        if messages and (whole := [word for word in told if word.startswith("CRYPTO")]):
-            at = told.index(whole[0])
-            told[at : at + 1] = messages
-            told = [word for word in told if word not in whole[1:]]
-        told = counted(sorted(told, key=_SERVANTS.__contains__))
+        told = [self._frame(sight, frame) for frame in seen.frames if not isinstance(frame, Padding | Crypto)]
+        told = [*self._handshake(sight, space, seen), *told]
+        told = counted(sorted(told, key=_order))
         reasons = [frame.reason for frame in seen.frames if isinstance(frame, ConnectionClose) and frame.reason]
         return words + told + [_readable(reason) for reason in reasons]
+
+    def _handshake(self, sight: Sight, space: PacketType, seen: Seen) -> list[str]:
+        """The messages that end in it; or how much of one, for browsers cut theirs to shreds."""
+        pieces = [frame for frame in seen.frames or () if isinstance(frame, Crypto)]
+        again = [self._was_sent(sight, space, piece) for piece in pieces]
+        if seen.messages or not pieces:
+            return [name(message) for message in seen.messages]
+        return [f"CRYPTO +{sum(len(piece.data) for piece in pieces)} B{' again' if all(again) else ''}"]
+
+    def _was_sent(self, sight: Sight, which: Hashable, frame: Stream | Crypto) -> bool:
+        sent = self._sent.setdefault((sight.number, sight.from_client, type(frame), which), _Pieces())
+        return sent.add(frame.offset, frame.offset + len(frame.data))
 
     def _changed(self, sight: Sight, what: str, value: object, first: object) -> bool:
         key = (sight.number, sight.from_client, what)
         before, self._latest[key] = self._latest.get(key, first), value
         return before != value
 
-    def _frame(self, sight: Sight, space: PacketType, frame: Frame) -> str:
+    def _frame(self, sight: Sight, frame: Frame) -> str:
         if isinstance(frame, NewConnectionId):
             return "NEW_CONNECTION_ID"
-        if isinstance(frame, Stream | Crypto):
-            which = frame.stream if isinstance(frame, Stream) else space
-            pieces = self._sent.setdefault((sight.number, sight.from_client, type(frame), which), _Pieces())
-            if pieces.add(frame.offset, frame.offset + len(frame.data)):
-                return f"{frame} again"
-            if isinstance(frame, Stream) and (http3 := self._http3.get(sight.number)):
-                if said := http3.words(sight.from_client, frame):
-                    return f"STREAM {frame.stream} {' '.join(said)}{' FIN' if frame.fin else ''}"
-            elif isinstance(frame, Stream) and not frame.offset and sight.from_client:
-                if line := _LINE.match(frame.data):
-                    return f"STREAM {frame.stream} {line[0].decode()}{' FIN' if frame.fin else ''}"
+        if not isinstance(frame, Stream):
+            return str(frame)
+        if self._was_sent(sight, frame.stream, frame):
+            return f"{frame} again"
+        end = " FIN" if frame.fin else ""
+        if http3 := self._http3.get(sight.number):
+            if said := http3.words(sight.from_client, frame):
+                return f"STREAM {frame.stream} {' '.join(said)}{end}"
+        elif not frame.offset and sight.from_client and (line := _LINE.match(frame.data)):
+            return f"STREAM {frame.stream} {line[0].decode()}{end}"
         return str(frame)
+
+
+def _order(word: str) -> int:
+    """An ACK first: where there is no room for all, it goes first. What is cut off is the end."""
+    return 0 if word.startswith("ACK ") else 1 if "HEADERS" in word else 3 if word in _SERVANTS else 2
 
 
 def _speaks_http3(message: Message) -> bool:
