@@ -40,7 +40,8 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Direction, Epoch, SessionTicket
 
-from protocols.errors import LocalProtocolError
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.quic_frames import parse_parameters
 
 MAX_CRYPTO = 1 << 16  # bytes of a handshake that wait to be whole: one small packet could claim half a megabyte
 MAX_HOLES = 500  # in what has come of a stream: each is remembered, and looked through (§21.7)
@@ -442,6 +443,10 @@ class Connection(QuicConnection):
                 super().request_key_update()
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
+        try:
+            parse_parameters(data)
+        except RemoteProtocolError as error:  # aioquic would take the last of two (§7.4).
+            refuse(QuicErrorCode.TRANSPORT_PARAMETER_ERROR, QuicFrameType.CRYPTO, str(error))
         super()._parse_transport_parameters(data, from_session_ticket)
         self._largest = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size or self._largest
         self._sizes = [size for size in self._sizes if self._max_datagram_size < size <= self._largest]

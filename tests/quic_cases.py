@@ -39,7 +39,7 @@ from protocols.quic_frames import (
     StreamsBlocked,
     encode,
 )
-from protocols.quic_numbers import ErrorCode
+from protocols.quic_numbers import ErrorCode, TransportParameter
 from protocols.quic_packets import encode_varint
 from protocols.tls_numbers import Alert
 
@@ -243,6 +243,33 @@ CASES = {
     "21.9 a flood of empty STREAM frames (MAY)": one(INTERNAL, *([*[Stream(0, 0, b"")] * 300, None] * 20)),
     "21.9 a flood of ACKs that say nothing new (MAY)": one(INTERNAL, *([*[ACK_0] * 200, None] * 30)),
 }
+
+
+ENTRY = TransportParameter
+PARAMETERS = {  # what a client's transport parameters are changed to, and what comes of it (RFC 9000 §7.4, §18.2)
+    "as they are": (NOTHING, {}),
+    "one that nobody knows": (NOTHING, {31 * 1000 + 27: b"whatever"}),
+    "max_udp_payload_size below 1200": (PARAMETER, {ENTRY.MAX_UDP_PAYLOAD_SIZE: 1199}),
+    "ack_delay_exponent above 20": (PARAMETER, {ENTRY.ACK_DELAY_EXPONENT: 21}),
+    "max_ack_delay of 2^14": (PARAMETER, {ENTRY.MAX_ACK_DELAY: 2**14}),
+    "active_connection_id_limit of 1": (PARAMETER, {ENTRY.ACTIVE_CONNECTION_ID_LIMIT: 1}),
+    "initial_max_streams_bidi beyond 2^60": (PARAMETER, {ENTRY.INITIAL_MAX_STREAMS_BIDI: 2**60 + 1}),
+    "initial_max_streams_uni beyond 2^60": (PARAMETER, {ENTRY.INITIAL_MAX_STREAMS_UNI: 2**60 + 1}),
+    "another source connection ID": (PARAMETER, {ENTRY.INITIAL_SOURCE_CONNECTION_ID: b"not mine"}),
+    "no source connection ID": (PARAMETER, {ENTRY.INITIAL_SOURCE_CONNECTION_ID: None}),
+    "a server's original destination ID": (PARAMETER, {ENTRY.ORIGINAL_DESTINATION_CONNECTION_ID: b"12345678"}),
+    "a server's stateless_reset_token": (PARAMETER, {ENTRY.STATELESS_RESET_TOKEN: bytes(16)}),
+    "a server's retry_source_connection_id": (PARAMETER, {ENTRY.RETRY_SOURCE_CONNECTION_ID: b"12345678"}),
+    "a server's preferred_address": (PARAMETER, {ENTRY.PREFERRED_ADDRESS: bytes(24) + b"\x08" + bytes(24)}),
+    "a number that is longer than it says": (PARAMETER, {ENTRY.INITIAL_MAX_DATA: b"\x01\x02\x03"}),
+    "a number that is cut off": (PARAMETER, {ENTRY.INITIAL_MAX_DATA: b"\xc0"}),
+    "version_information of another version": (
+        ErrorCode.VERSION_NEGOTIATION_ERROR, {ENTRY.VERSION_INFORMATION: bytes.fromhex("6b3343cf 6b3343cf 00000001")},
+    ),
+    "version_information without the chosen one": (
+        PARAMETER, {ENTRY.VERSION_INFORMATION: bytes.fromhex("00000001 6b3343cf")},
+    ),
+}  # fmt: skip
 
 
 def payloads(case: Case) -> list[bytes]:

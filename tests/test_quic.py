@@ -41,13 +41,16 @@ from protocols.quic_frames import (
     StopSending,
     Stream,
     encode,
+    encode_parameters,
+    parse_parameters,
 )
 from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType
 from protocols.quic_packets import long_header, short_header
+from protocols.tls_numbers import Alert
 from servers import http3, quic, site
 from servers.quic_tokens import Tickets, Tokens
 from tests.conftest import TICK, cannot, need_tool
-from tests.quic_cases import CASES, LIMITS, MOST, new_id, numbers, payloads
+from tests.quic_cases import CASES, LIMITS, MOST, PARAMETERS, new_id, numbers, payloads
 
 PATIENCE = 200 * TICK  # what may happen at once gets this long on a busy machine
 EPOCHS = {
@@ -74,11 +77,11 @@ def server_configuration():
 class Pair:
     """Two ends, and a clock that nobody waits for. The client is aioquic's own: what it sends is as it should be."""
 
-    def __init__(self, ticket=None, tickets=None, configuration=None, **limits):
+    def __init__(self, ticket=None, tickets=None, configuration=None, parameters=None, alpn=("lab",), **limits):
         self.now = 1000.0
         self.tickets = {} if tickets is None else tickets
         self.ticket = None
-        asking = quic_client("localhost", alpn=["lab"], ticket=ticket)
+        asking = quic_client("localhost", alpn=alpn, ticket=ticket)
         self.client = QuicConnection(configuration=asking, session_ticket_handler=self.keep)
         self.server = Connection(
             configuration=configuration or server_configuration(),
@@ -87,6 +90,9 @@ class Pair:
             session_ticket_handler=lambda ticket: self.tickets.update({ticket.ticket: ticket}),
             **(LIMITS | limits),
         )
+        if parameters is not None:
+            as_they_are = self.client._serialize_transport_parameters
+            self.client._serialize_transport_parameters = lambda: changed(as_they_are(), parameters)
         self.client._replenish_connection_ids = lambda: None  # The cases issue their own.
         self.largest = 65535  # bytes of a datagram that the path takes
         self.spoil = lambda data, _: [data]
@@ -191,6 +197,34 @@ def test_hostile_packets(resumable):
         if (found := outcome(case, resumable)) != case.wanted:
             wrong[name] = (case.wanted, found)
     assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
+
+
+def changed(data, parameters):
+    """Transport parameters with others in them, or without: None."""
+    if isinstance(parameters, bytes):
+        return data + parameters
+    values = parse_parameters(data) | parameters
+    return encode_parameters({number: value for number, value in values.items() if value is not None})
+
+
+def ended_with(pair):
+    """The code with which a handshake ends, as the client gets to know it."""
+    pair.settle()
+    assert (pair.server.ended is None) == (pair.client._close_event is None)
+    return pair.client._close_event and pair.client._close_event.error_code
+
+
+def test_transport_parameters():
+    wrong = {}
+    twice = {"one twice (SHOULD)": (ErrorCode.TRANSPORT_PARAMETER_ERROR, b"\4\1\5")}  # initial_max_data
+    for name, (wanted, parameters) in (PARAMETERS | twice).items():
+        if (found := ended_with(Pair(parameters=parameters))) != wanted:
+            wrong[name] = (wanted, found)
+    assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
+
+
+def test_a_handshake_without_a_protocol_in_common_ends_with_an_alert():
+    assert ended_with(Pair(alpn=["http/0.8"])) == ErrorCode.CRYPTO_ERROR + Alert.NO_APPLICATION_PROTOCOL
 
 
 # -- In memory: addresses that are not proved, and the end -------------------------------------------------
