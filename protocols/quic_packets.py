@@ -11,8 +11,8 @@ of the ID that it carries, and not because of the addresses it came from: so a c
 What is ▒ here is encrypted, even the packet's number, even four or five bits of the first byte (RFC 9001 §5.4):
 protocols/quic_opened.py opens it.
 
-Nothing of this raises another error than RemoteProtocolError, and its code is 0: a packet that cannot be read is
-dropped and not answered (RFC 9000 §5.2), for anybody could have sent it.
+What reads raises RemoteProtocolError and nothing else, and whoever gets it answers nothing: a packet that cannot be read
+is dropped (RFC 9000 §5.2), for anybody could have sent it.
 """
 
 from __future__ import annotations
