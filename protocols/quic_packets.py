@@ -11,7 +11,7 @@ of the ID that it carries, and not because of the addresses it came from: so a c
 What is ▒ here is encrypted, even the packet's number, even four or five bits of the first byte (RFC 9001 §5.4):
 protocols/quic_opened.py opens it.
 
-What reads raises RemoteProtocolError and nothing else, and whoever gets it answers nothing: a packet that cannot be read
+What reads raises RemoteProtocolError and nothing else. Whoever gets that answers nothing: a packet that cannot be read
 is dropped (RFC 9000 §5.2), for anybody could have sent it.
 """
 
