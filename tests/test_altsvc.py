@@ -565,6 +565,12 @@ async def way_to(server: tuple[str, int]) -> AsyncIterator[tuple[Way, int]]:
         await asyncio.sleep(0)
 
 
+async def move_to_quic(us: Browser, url: str) -> None:
+    """With little patience that can take some tries on a busy machine."""
+    while us.next_hop.get(url) != "h3":
+        await us.request("GET", url)
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_path_that_dies(tls, method):
     """It has worked, then nothing comes back any more. A POST asks first whether anybody is there; it is run once."""
@@ -572,10 +578,8 @@ async def test_a_path_that_dies(tls, method):
     body = b"x" if method == "POST" else None
     async with http3.serve(respond=here.quic, drain_seconds=TICK) as quic, way_to(quic.address) as (way, port):
         here.told = f'h3=":{port}"'
-        async with tcp_server(here, tls) as url, browser(patience=6 * TICK) as us:
-            await us.request("GET", url)
-            await us.request("GET", url)
-            assert hop(us, url) == "h3"
+        async with tcp_server(here, tls) as url, browser(patience=6 * TICK, broken=TICK) as us:
+            await move_to_quic(us, url)
             way.blocked = True
             here.seen.clear()
             if method == "POST":
@@ -597,9 +601,8 @@ async def test_what_may_have_run_is_not_run_again(tls):
             return here.quic(request)
 
         here.told = f'h3=":{port}"'
-        async with tcp_server(here, tls) as url, browser(patience=6 * TICK) as us:
-            await us.request("GET", url)
-            await us.request("GET", url)
+        async with tcp_server(here, tls) as url, browser(patience=6 * TICK, broken=TICK) as us:
+            await move_to_quic(us, url)
             here.seen.clear()
             start = loop.time()
             with pytest.raises(OSError, match="nothing came back"):

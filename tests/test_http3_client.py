@@ -1063,10 +1063,10 @@ async def test_a_slow_server_is_there():
     async def behave(peer: Peer) -> None:
         await begin(peer)
         stream = await peer.request()
-        await asyncio.sleep(20 * TICK)
+        await asyncio.sleep(36 * TICK)
         peer.answer(stream)
 
-    async with server_that(behave) as url, client(patience=8 * TICK) as us:
+    async with server_that(behave) as url, client(patience=16 * TICK) as us:
         assert (await us.request("GET", url)).body == b"ok"
 
 
