@@ -43,7 +43,8 @@ from aioquic.tls import CipherSuite, Direction, Epoch, SessionTicket
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.quic_frames import parse_parameters
 
-MAX_CRYPTO = 1 << 16  # bytes of a handshake that wait to be whole: one small packet could claim half a megabyte
+MAX_CRYPTO = 1 << 14, 1 << 16  # bytes of a handshake that wait to be whole: a server's, and a client's, who gets the
+# certificates. aioquic would keep half a megabyte, and one small packet is enough for that
 MAX_HOLES = 500  # in what has come of a stream: each is remembered, and looked through (§21.7)
 MAX_DATAGRAMS = (
     64  # DATAGRAM frames that wait to be sent: their sender does not wait for us, so they are dropped (§5.2)
@@ -375,8 +376,9 @@ class Connection(QuicConnection):
         end = buf.pull_uint_var() + buf.pull_uint_var()
         buf.seek(start)
         waiting = end - receiver.starting_offset() + len(self.tls._receive_buffer)
-        if (end <= UINT_VAR_MAX and waiting > MAX_CRYPTO) or len(receiver._ranges) > MAX_HOLES:
-            refuse(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, f"more than {MAX_CRYPTO} bytes wait to be whole")
+        most = MAX_CRYPTO[self._is_client]
+        if (end <= UINT_VAR_MAX and waiting > most) or len(receiver._ranges) > MAX_HOLES:
+            refuse(QuicErrorCode.CRYPTO_BUFFER_EXCEEDED, frame_type, f"more than {most} bytes wait to be whole")
         super()._handle_crypto_frame(context, frame_type, buf)
 
     def _handle_stream_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
@@ -433,6 +435,11 @@ class Connection(QuicConnection):
             self.tls.early_data_accepted = False  # The session is resumed all the same.
             return
         super()._update_traffic_key(direction, epoch, cipher, secret)
+
+    def _confirm_handshake(self) -> None:
+        super()._confirm_handshake()
+        for epoch in self._crypto_buffers:  # TLS has nothing more to say, and each of them has 16 KiB.
+            self._crypto_buffers[epoch] = Buffer(capacity=0)
 
     def _renew_keys(self) -> None:
         if self._packet_number - self._phase_began > KEY_LIFE:
