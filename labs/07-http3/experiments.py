@@ -420,8 +420,8 @@ async def qpack_blocked(net: Network) -> None:
 @experiment(
     title="Me first, again",
     link=Link(delay_ms=5),
-    back=Link(delay_ms=5, rate_mbit=20, queue=1000),
-    question="500 kB are under way, and an urgent image is asked for. What can it overtake?",
+    back=Link(delay_ms=5, rate_mbit=10, queue=1000),
+    question="400 kB are under way, and an urgent image is asked for. What can it overtake?",
     choices=("all of the rest", "what the server has not handed to QUIC", "nothing: first come, first served"),
     answer="what the server has not handed to QUIC",
 )
@@ -432,7 +432,7 @@ async def priorities(net: Network) -> None:
     in the congestion window, in a router's queue, cannot be overtaken, so the lab's server hands over little ahead.
     (RFC 9218 §4, §7, §7.2, §10)
     """
-    size = 500_000
+    size = 400_000
 
     def respond(request: site.Request) -> site.Response | Awaitable[site.Response]:
         """/whole is there at once, and not piece by piece as it is wanted, so that the server always has the choice."""
@@ -440,9 +440,9 @@ async def priorities(net: Network) -> None:
 
     async with serving(net, respond=respond):
         for name, fields, update, least, most in (
-            ("both urgent alike", [], b"", 0, 200_000),
-            ("the image more urgent", [("priority", "u=0")], b"", 210_000, size),
-            ("the image made urgent later", [], b"u=0", 210_000, size),
+            ("both urgent alike", [], b"", 0, 85_000),
+            ("the image more urgent", [("priority", "u=0")], b"", 100_000, size),
+            ("the image made urgent later", [], b"u=0", 100_000, size),
         ):
             talk = Talk(net)
             talk.greet()
