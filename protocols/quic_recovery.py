@@ -32,9 +32,12 @@ class Ranges:
     def __init__(self, most: int = MAX_RANGES) -> None:
         self._ranges: list[range] = []
         self._most = most
+        self._least = 0  # What is below may have arrived, and is forgotten: it is never taken for new (§13.2.3).
 
     def add(self, number: int) -> bool:
         """False: it was there already, its packet is a copy (RFC 9000 §12.3). Beyond *most*, the lowest range goes."""
+        if number < self._least:
+            return False
         at = len(self._ranges)
         while at and self._ranges[at - 1].start > number:  # From the end: new numbers are high numbers.
             at -= 1
@@ -48,7 +51,7 @@ class Ranges:
             first = self._ranges.pop(at).start
         self._ranges.insert(at, range(first, stop))
         if len(self._ranges) > self._most:
-            del self._ranges[0]
+            self._least = self._ranges.pop(0).stop
         return True
 
     def __contains__(self, number: int) -> bool:

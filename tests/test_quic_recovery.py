@@ -53,6 +53,7 @@ def test_one_range_however_many_numbers_and_a_limit_to_what_a_peer_leaves_out():
     assert len(ranges) == MAX_RANGES
     assert 19_998 in ranges
     assert 0 not in ranges
+    assert not ranges.add(0), "what is forgotten may have been here: it is never new again"
 
 
 # -- Loss --------------------------------------------------------------------------------------------
