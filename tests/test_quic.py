@@ -9,6 +9,7 @@ import functools
 import gc
 import hashlib
 import itertools
+import json
 import random
 import signal
 import socket
@@ -1276,3 +1277,11 @@ async def test_qh3():
         assert await ask_over(connection, b"bytes 1000000") == b"".join(site.cut_pattern(0, 1_000_000))
         assert await ask_over(connection, b"echo", b"x" * 1_000_000) == b"x" * 1_000_000
         connection._closed.set()
+
+
+async def test_qlog_on_request(tmp_path):
+    async with quic.serve(qlog=tmp_path / "logs") as server:
+        assert await ask(server, b"count x") == b"1\n"
+    (file,) = (tmp_path / "logs").glob("*.qlog")
+    names = {event["name"] for event in json.loads(file.read_text())["traces"][0]["events"]}
+    assert {"transport:packet_sent", "transport:packet_received", "recovery:metrics_updated"} <= names
