@@ -1,0 +1,27 @@
+"""The check of this lab: frames, streams and their rules, each alone with its bytes, then in a server.
+
+How it asks and judges is in asking.py, the steps are in steps_*.py, the server around a learner's pieces is talk.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from labkit.check import Step, steps_of
+from labkit.learner import load
+
+
+def sibling(name: str) -> Any:
+    """Another page of this check; the learner's process, a fork, finds it loaded already."""
+    return sys.modules.get(f"labs_http3_{name}") or load(Path(__file__).with_name(f"{name}.py"), f"labs_http3_{name}")
+
+
+asking = sibling("asking")
+
+# What runs in the learner's own process is looked for here by its name.
+calls_role = asking.calls_role
+
+STEPS: list[Step] = [step for name in ("steps_frames",) for step in steps_of(sibling(name))]
+globals().update({step.name: step for step in STEPS})  # A check's steps are the names of its module.
