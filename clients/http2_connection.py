@@ -63,6 +63,25 @@ class Exchange:
             self.error = error
         self.tell()
 
+    def take(self, event: Response | Data | End | Reset, refused: int) -> None:
+        """What has come on this stream; *refused* is the code that says that nothing was done with the request."""
+        match event:
+            case Response(status=status) if status < 200:
+                self.interim.append(event)
+                if status == 100:
+                    self.go.set()
+            case Response():
+                self.final = event
+            case Data():
+                self.unread += event.data
+            case End():
+                self.trailers += event.trailers
+                self.has_ended = True
+            case Reset():
+                is_refused = event.by_server and event.code == refused
+                self.fail((Unprocessed if is_refused else RemoteProtocolError)(event.reason, event.code))
+        self.tell()
+
     async def news(self, seconds: float | None) -> None:
         """Wait until something changes. TimeoutError: nothing went to and fro for so long."""
         self._news.clear()
@@ -345,22 +364,7 @@ class Connection:
         found = self._exchanges.get(event.stream)
         if found is None:
             return
-        match event:
-            case Response(status=status) if status < 200:
-                found.interim.append(event)
-                if status == 100:
-                    found.go.set()
-            case Response():
-                found.final = event
-            case Data():
-                found.unread += event.data
-            case End():
-                found.trailers += event.trailers
-                found.has_ended = True
-            case Reset():
-                refused = event.by_server and event.code == ErrorCode.REFUSED_STREAM
-                found.fail((Unprocessed if refused else RemoteProtocolError)(event.reason, event.code))
-        found.tell()
+        found.take(event, ErrorCode.REFUSED_STREAM)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

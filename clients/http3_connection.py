@@ -21,7 +21,7 @@ from clients.http2_connection import Exchange, Unprocessed
 from clients.quic import Connection as Quic
 from clients.quic import QuicError, Ticket, connect
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.http2_client import Data, End, Reset, Response
+from protocols.http2_client import Data, Response
 from protocols.http2_messages import Pairs
 from protocols.http3_client import (
     Abort,
@@ -381,22 +381,7 @@ class Connection:
             if isinstance(event, Data):
                 self._http.consumed(event.stream, len(event.data))
             return
-        match event:
-            case Response(status=status) if status < 200:
-                found.interim.append(event)
-                if status == 100:
-                    found.go.set()
-            case Response():
-                found.final = event
-            case Data():
-                found.unread += event.data
-            case End():
-                found.trailers += event.trailers
-                found.has_ended = True
-            case Reset():
-                rejected = event.by_server and event.code == ErrorCode.REQUEST_REJECTED
-                found.fail((Unprocessed if rejected else RemoteProtocolError)(event.reason, event.code))
-        found.tell()
+        found.take(event, ErrorCode.REQUEST_REJECTED)
 
     def _flush(self) -> None:
         """Do what the core says."""
