@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -54,3 +55,51 @@ def main(
         return 1 if is_late or broken else 2
     except KeyboardInterrupt:
         return 130
+
+
+# -- Clients of HTTP: one request, by the options that curl has for it --------------------------------
+
+
+def request_parser(slug: str, url: str) -> argparse.ArgumentParser:
+    """Options that every client of HTTP has. Take what it finds through requested()."""
+    parser = argparse.ArgumentParser(prog=f"clients.{slug}", description="Makes a request, and shows all that happens.")
+    parser.add_argument("url", nargs="?", default=url)
+    parser.add_argument("-X", dest="method", help="the method (default: GET, or POST with -d)")
+    parser.add_argument("-H", dest="field", type=field, action="append", default=[], help="a field: 'Name: value'")
+    parser.add_argument("-d", dest="data", type=os.fsencode, help="the body")
+    parser.add_argument("--gzip", action="store_true", help="ask for a packed answer, and unpack it")
+    parser.add_argument("--timeout", type=float, default=10, help="seconds without any progress")
+    return parser
+
+
+def requested(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What the command line says, with the method that goes with it."""
+    options = parser.parse_args()
+    options.method = options.method or ("GET" if options.data is None else "POST")
+    options.late = f"nothing for {options.timeout:g} s"
+    return options
+
+
+def field(text: str) -> tuple[str, str]:
+    """An argument that is a field."""
+    name, colon, value = os.fsencode(text).decode("latin-1").partition(":")
+    if not name or not colon:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 'Name: value'")
+    return name, value.strip(" \t")
+
+
+def count(text: str) -> int:
+    """An argument that is a number of things."""
+    if text.isascii() and text.isdigit() and 0 < int(text[:6]) < 10_000:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is not from 1 to 9999")
+
+
+async def status_of(client: Any, options: argparse.Namespace) -> int:
+    """Make the request with any client of HTTP, and take all of the answer; the wire log shows what happens."""
+    async with client.stream(
+        options.method, options.url, fields=options.field, body=options.data, gzip=options.gzip
+    ) as answer:
+        async for _ in answer.body:
+            pass
+    return int(answer.status)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import re
 import ssl
 import sys
@@ -255,36 +254,14 @@ async def pipeline(
 
 
 async def show(options: argparse.Namespace) -> int:
-    """Make the request of the command line; the wire log shows what happens."""
     async with Client(timeout=options.timeout) as client:
-        async with client.stream(
-            options.method, options.url, fields=options.field, body=options.data, gzip=options.gzip
-        ) as answer:
-            async for _ in answer.body:
-                pass
-    return 0 if answer.status < 400 else 1
-
-
-def field(text: str) -> tuple[str, str]:
-    name, colon, value = os.fsencode(text).decode("latin-1").partition(":")
-    if not name or not colon:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 'Name: value'")
-    return name, value.strip(" \t")
+        return 0 if await command.status_of(client, options) < 400 else 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="clients.http1", description="Makes a request, and shows all that happens.")
-    parser.add_argument("url", nargs="?", default=URL)
-    parser.add_argument("-X", dest="method", help="the method (default: GET, or POST with -d)")
-    parser.add_argument("-H", dest="field", type=field, action="append", default=[], help="a field: 'Name: value'")
-    parser.add_argument("-d", dest="data", type=os.fsencode, help="the body")
-    parser.add_argument("--gzip", action="store_true", help="ask for a packed answer, and unpack it")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds without any progress")
-    options = parser.parse_args()
-    options.method = options.method or ("GET" if options.data is None else "POST")
+    options = command.requested(command.request_parser("http1", URL))
     server = "tls-server" if options.url.startswith("https:") else "http1-server"
-    late = f"nothing for {options.timeout:g} s"
-    return command.main(log, lambda: show(options), peer=options.url, server=server, late=late)
+    return command.main(log, lambda: show(options), peer=options.url, server=server, late=options.late)
 
 
 if __name__ == "__main__":

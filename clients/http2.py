@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -32,7 +31,7 @@ from weakref import WeakValueDictionary
 
 from certs.contexts import client_context
 from clients import command
-from clients.http1 import MAX_ANSWER, field, redirected
+from clients.http1 import MAX_ANSWER, redirected
 from clients.http1_connection import Body, Origin, Request, collect, split, unzip
 from clients.http2_connection import Connection, Exchange, Unprocessed, log, request_fields
 from protocols.errors import LocalProtocolError, RemoteProtocolError
@@ -205,42 +204,18 @@ class Client:
                 await connection.close()
 
 
-def count(text: str) -> int:
-    """An argument that is a number of things."""
-    if text.isascii() and text.isdigit() and 0 < int(text[:6]) < 10_000:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is not from 1 to 9999")
-
-
 async def show(options: argparse.Namespace) -> int:
-    """Make the requests of the command line, all at once; the wire log shows what happens."""
-
-    async def ask() -> int:
-        async with client.stream(
-            options.method, options.url, fields=options.field, body=options.data, gzip=options.gzip
-        ) as answer:
-            async for _ in answer.body:
-                pass
-        return answer.status
-
+    """All requests at once, on one connection."""
     async with Client(timeout=options.timeout, ssl=client_context(alpn=["h2"])) as client:
-        statuses = await asyncio.gather(*(ask() for _ in range(options.n)))
+        statuses = await asyncio.gather(*(command.status_of(client, options) for _ in range(options.n)))
     return 0 if max(statuses) < 400 else 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="clients.http2", description="Makes a request, and shows all that happens.")
-    parser.add_argument("url", nargs="?", default=URL)
-    parser.add_argument("--n", type=count, default=1, help="so many requests, at once")
-    parser.add_argument("-X", dest="method", help="the method (default: GET, or POST with -d)")
-    parser.add_argument("-H", dest="field", type=field, action="append", default=[], help="a field: 'Name: value'")
-    parser.add_argument("-d", dest="data", type=os.fsencode, help="the body")
-    parser.add_argument("--gzip", action="store_true", help="ask for a packed answer, and unpack it")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds without any progress")
-    options = parser.parse_args()
-    options.method = options.method or ("GET" if options.data is None else "POST")
-    late = f"nothing for {options.timeout:g} s"
-    return command.main(log, lambda: show(options), peer=options.url, server="http2-server", late=late)
+    parser = command.request_parser("http2", URL)
+    parser.add_argument("--n", type=command.count, default=1, help="so many requests, at once")
+    options = command.requested(parser)
+    return command.main(log, lambda: show(options), peer=options.url, server="http2-server", late=options.late)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -34,9 +33,8 @@ from typing import Any
 
 import certs
 from clients import command, http2
-from clients.http1 import field
 from clients.http1_connection import SESSIONS, Origin, Request
-from clients.http2 import Answer, count
+from clients.http2 import Answer
 from clients.http2_connection import Exchange
 from clients.http3_connection import Connection, log
 from clients.quic import Ticket
@@ -112,45 +110,29 @@ class Client(http2.Client):
 
 
 async def show(options: argparse.Namespace) -> int:
-    """Make the requests of the command line, all at once; the wire log shows what happens."""
-
-    async def ask(client: http2.Client) -> int:
-        async with client.stream(
-            options.method, options.url, fields=options.field, body=options.data, gzip=options.gzip
-        ) as answer:
-            async for _ in answer.body:
-                pass
-        return answer.status
-
+    """All requests at once, on one connection."""
     if options.h2_first:
         from clients.altsvc import Browser  # It is built on what is here.
 
         async with Browser(timeout=options.timeout) as browser:
-            return 0 if max([await ask(browser), await ask(browser)]) < 400 else 1
-    statuses: list[int] = []
+            statuses = [await command.status_of(browser, options), await command.status_of(browser, options)]
+            return 0 if max(statuses) < 400 else 1
+    statuses = []
     tickets: dict[Origin, Ticket] = {}
     for _ in range(2 if options.again else 1):
         async with Client(timeout=options.timeout, tickets=tickets) as client:
-            statuses += await asyncio.gather(*(ask(client) for _ in range(options.n)))
+            statuses += await asyncio.gather(*(command.status_of(client, options) for _ in range(options.n)))
     return 0 if max(statuses) < 400 else 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="clients.http3", description="Makes a request, and shows all that happens.")
-    parser.add_argument("url", nargs="?", default=URL)
-    parser.add_argument("--n", type=count, default=1, help="so many requests, at once")
-    parser.add_argument("-X", dest="method", help="the method (default: GET, or POST with -d)")
-    parser.add_argument("-H", dest="field", type=field, action="append", default=[], help="a field: 'Name: value'")
-    parser.add_argument("-d", dest="data", type=os.fsencode, help="the body")
-    parser.add_argument("--gzip", action="store_true", help="ask for a packed answer, and unpack it")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds without any progress")
+    parser = command.request_parser("http3", URL)
+    parser.add_argument("--n", type=command.count, default=1, help="so many requests, at once")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--again", action="store_true", help="then once more, on a new connection that resumes this one")
     way.add_argument("--h2-first", action="store_true", help="begin over TCP, twice: Alt-Svc tells where HTTP/3 is")
-    options = parser.parse_args()
-    options.method = options.method or ("GET" if options.data is None else "POST")
-    late = f"nothing for {options.timeout:g} s"
-    return command.main(log, lambda: show(options), peer=options.url, server="http3-server", late=late)
+    options = command.requested(parser)
+    return command.main(log, lambda: show(options), peer=options.url, server="http3-server", late=options.late)
 
 
 if __name__ == "__main__":
