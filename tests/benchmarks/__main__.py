@@ -23,7 +23,7 @@ from labkit import kernel, pcapng
 from labkit.catalog import ROOT, labs
 from labkit.link import Link
 from labkit.sandbox import CannotRun, Inside, World, run
-from tests.benchmarks import http1, http2, tls
+from tests.benchmarks import http1, http2, http3, quic, tls
 
 MB = 1_000_000
 ROUNDS = 5  # the best of so many: what disturbs a run only ever makes it slower
@@ -214,6 +214,8 @@ def main() -> int:
     http1.main()
     tls.main()
     http2.main()
+    quic.main()
+    http3.main()
     print(f"\n{os.cpu_count()} processors, Linux {os.uname().release}, {time.perf_counter() - started:.0f} s")
     return 0
 
