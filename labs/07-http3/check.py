@@ -23,5 +23,7 @@ asking = sibling("asking")
 # What runs in the learner's own process is looked for here by its name.
 calls_role = asking.calls_role
 
-STEPS: list[Step] = [step for name in ("steps_frames",) for step in steps_of(sibling(name))]
+STEPS: list[Step] = [
+    step for name in ("steps_frames", "steps_streams", "steps_requests") for step in steps_of(sibling(name))
+]
 globals().update({step.name: step for step in STEPS})  # A check's steps are the names of its module.
