@@ -18,12 +18,12 @@ def sibling(name: str) -> Any:
     return sys.modules.get(f"labs_http3_{name}") or load(Path(__file__).with_name(f"{name}.py"), f"labs_http3_{name}")
 
 
-asking = sibling("asking")
+asking, talk = sibling("asking"), sibling("talk")
 
 # What runs in the learner's own process is looked for here by its name.
-calls_role = asking.calls_role
+BY_HAND = "server_role"
+calls_role, server_role = asking.calls_role, talk.server_role
 
-STEPS: list[Step] = [
-    step for name in ("steps_frames", "steps_streams", "steps_requests") for step in steps_of(sibling(name))
-]
+PAGES = ("steps_frames", "steps_streams", "steps_requests", "steps_socket")
+STEPS: list[Step] = [step for name in PAGES for step in steps_of(sibling(name))]
 globals().update({step.name: step for step in STEPS})  # A check's steps are the names of its module.
