@@ -50,10 +50,14 @@ class Client(QuicConnectionProtocol):
         self.ended: events.ConnectionTerminated | None = None
         self.more = asyncio.Event()
 
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        super().datagram_received(data, addr)
+        if self.ended is None and self._quic._close_event:  # Its event comes when it is sure that nothing more will.
+            self.ended = self._quic._close_event
+            self.more.set()
+
     def quic_event_received(self, event: events.QuicEvent) -> None:
-        if isinstance(event, events.ConnectionTerminated):
-            self.ended = event
-        elif isinstance(event, events.StreamReset):
+        if isinstance(event, events.StreamReset):
             self.resets[event.stream_id] = event.error_code
         elif isinstance(event, events.StopSendingReceived):
             self.stops[event.stream_id] = event.error_code
