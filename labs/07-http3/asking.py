@@ -221,7 +221,7 @@ def show(c: Check, at: int, script: Sequence[Call], found: Sequence[dict[str, An
             c.did(" " * (len(one.name) + 3 + 3 * start) + "^" * (3 * (stop - start) - 1) + f" {text}")
         c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}{' each' if times else ''}")
     one, said, right = script[at], found[at], rights[at]
-    why = next((earlier.why for earlier in reversed(script[: at + 1]) if earlier.why), "")
+    why = next((other.why for other in (*reversed(script[: at + 1]), *script[at:]) if other.why), "")
     prefix = f"{one.name}() raised {said['raised']}. " if "raised" in said else ""
     if "late" in said:
         prefix = f"{one.name}() had not returned after {MOST:g} s of processor time. "

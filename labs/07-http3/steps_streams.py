@@ -61,6 +61,8 @@ async def stream_types(c: Check) -> None:
          on(6, b"\x00ef", "Each stream has a type of its own: 6 is QPACK's encoder.")],
         [on(2, b"\x40", "The type has two bytes, and one of them is here: nobody knows yet what this is for."),
          on(2, b"\x00" + settings, "40 00 is 0, in two bytes: the control stream.")],
+        [on(6, b"\x80", "One of four bytes of the type is here."),
+         on(6, b"\x00\x00\x02ab", "80 00 00 02 is 2, in four bytes: QPACK's encoder.")],
         [on(2, varint(CONTROL, 8)[:3]), on(6, b"\x80\x00"), on(2, varint(CONTROL, 8)[3:7]),
          on(6, b"\x00\x02ab", "Two streams are cut in their types at the same time: 80 00 00 02 is QPACK's encoder."),
          on(2, b"\x00cd", "00 in eight bytes: the control stream.")],
