@@ -83,6 +83,9 @@ class Transport(Protocol):
     def allowance(self) -> int:
         """The same, on all streams together."""
 
+    def set_place(self, stream: int, place: tuple[int, ...]) -> None:
+        """Among what waits to be sent, the least is first, and equal ones share."""
+
     def close(self, error_code: int, frame_type: int | None = None, reason_phrase: str = "") -> None:
         """End the connection."""
 
@@ -513,6 +516,7 @@ class ServerConnection:
         if stream % 4 or stream >= self._next + 4 * (self.max_streams + len(self.streams)):
             raise RemoteProtocolError("PRIORITY_UPDATE for what can be no request (RFC 9218 §7.2)", ErrorCode.ID_ERROR)
         wanted = priority(value.decode("latin-1"))
+        self._quic.set_place(stream, place(stream, wanted))
         if stream in self.streams:
             self.streams[stream].priority, self.streams[stream].updated = wanted, True
         elif stream >= self._next and len(self._early) < self.max_streams:
@@ -628,8 +632,8 @@ class ServerConnection:
         """Hand over to QUIC: all heads without a body, and about *room* bytes of bodies.
 
         The most urgent streams first; of these one after the other, for a half of two answers is of no use, but those
-        that are `incremental` in turns, piece by piece (RFC 9218 §10). QUIC treats all streams alike. So it gets
-        no more than it can send soon: what is still here can be overtaken.
+        that are `incremental` in turns, piece by piece (RFC 9218 §10). QUIC is told the same order, for what it has and
+        cannot send yet. It gets no more than it can send soon: there may be much, and the rest of it is not copied.
         """
         self._send_instructions()
         waiting = []
@@ -667,6 +671,7 @@ class ServerConnection:
             data += self._framed(one, Frame(FrameType.HEADERS, self._encoder.section(one.id, fields)))
             self._send_instructions()
         self._quic.send_stream_data(one.id, data, last)
+        self._quic.set_place(one.id, place(one.id, one.priority))
         one.moved, one.has_left, self._moved = now, True, now
         if last:
             self._over(one, ErrorCode.NO_ERROR)
@@ -706,3 +711,8 @@ def in_http3(error: RemoteProtocolError) -> str:
 def rank(one: Stream) -> tuple[int, bool, int, int]:
     """Who has the least comes first."""
     return (*one.priority, one.turn, one.id)
+
+
+def place(stream: int, wanted: Priority) -> tuple[int, ...]:
+    """The same for QUIC, which lets equals share."""
+    return wanted if wanted.incremental else (*wanted, stream)

@@ -6,6 +6,8 @@ and the time go in, datagrams and events come out. What is here, for both ends:
 - windows open as the application consumes, and not by doubling for ever (RFC 9000 §4.1): consume(), and buffered() for
   the other direction;
 - what comes before the handshake is complete may be a replay (RFC 9001 §9.2): is_early;
+- what was lost is sent again first, then who is most urgent: set_place(). aioquic serves all streams in turn, and then
+  all of them end late (RFC 9000 §2.3, §13.3);
 - stateless resets can be told, because their tokens follow from a key (RFC 9000 §10.3); a closing end answers again,
   less and less often (§10.2.1);
 - more is refused: acknowledgements of what was never sent, IDs that nobody issued, holes without end;
@@ -32,6 +34,7 @@ from aioquic.quic.connection import (
     QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
+    QuicNetworkPath,
     QuicReceiveContext,
 )
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, pull_quic_transport_parameters
@@ -117,6 +120,7 @@ class Connection(QuicConnection):
         self._local_max_streams_uni = Limit(QuicFrameType.MAX_STREAMS_UNI, "max_streams_uni", max_uni_streams)
         self._unread: dict[int, int] = {}  # bytes by stream, given out and not consumed
         self._consumed = 0  # bytes of all streams
+        self._places: dict[int, tuple[int, ...]] = {}  # by stream: see set_place()
         self._reset_key = reset_key
         if reset_key is not None:
             self._host_cids[0].stateless_reset_token = reset_token(reset_key, self.host_cid)
@@ -194,6 +198,14 @@ class Connection(QuicConnection):
     def allowance(self) -> int:
         """The same, of all streams together."""
         return self._remote_max_data - self._remote_max_data_used - self.unsent()
+
+    def set_place(self, stream: int, place: tuple[int, ...]) -> None:
+        """Whose turn it is to be sent: the least tuple is first, and equal ones share, packet by packet.
+
+        A stream has () until it gets another place, which is before all others.
+        """
+        if stream in self._streams:
+            self._places[stream] = place
 
     @property
     def is_delivered(self) -> bool:
@@ -293,9 +305,28 @@ class Connection(QuicConnection):
         path.bytes_sent += size
         return self._farewell
 
+    # Whose turn it is to be sent.
+
+    def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
+        if len(self._places) > len(self._streams):
+            self._places = {number: place for number, place in self._places.items() if number in self._streams}
+        self._put_in_order()
+        super()._write_application(builder, network_path, now)
+
+    def _put_in_order(self) -> None:
+        """aioquic fills a packet in the order of this list, then puts whom it has served at the end: equals share."""
+        self._streams_queue.sort(key=self._place_of)
+
+    def _place_of(self, stream: QuicStream) -> tuple[bool, tuple[int, ...]]:
+        """First who only has something to repeat, or an end to say: whoever waits for it has waited longest."""
+        sender = stream.sender
+        has_new = not sender.buffer_is_empty and sender.highest_offset <= sender.next_offset < sender._buffer_stop
+        return has_new, self._places.get(stream.stream_id or 0, ())
+
     # Flow control (RFC 9000 §4.1): half a window at a time, so that not every byte costs a frame.
 
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        self._put_in_order()  # This is called for each packet.
         most, window = self._local_max_data, self._connection_window
         if self._consumed + window - most.value >= window // 2:
             most.value = self._consumed + window

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from servers.http3 import Server
 
 AT_ONCE = 16  # events before it is the turn of other connections
-ROOM = 1 << 16  # bytes that QUIC gets ahead of what it can send: what it has, nothing more urgent can overtake
+ROOM = 1 << 16  # bytes that QUIC gets ahead of what it can send
 MOST_HELD = 1 << 22  # bytes that are sent and not acknowledged: who says "got it" late, or never, costs us as much
 GOODBYE = 1  # the number of a PING
 
@@ -108,11 +108,11 @@ class Talk:
             return
         waits = quic.unsent()
         conn.send(self.now, min(ROOM - waits, MOST_HELD - quic.unacknowledged()))
-        if not waits and quic.unsent() >= ROOM:
-            self.take_turn_soon()  # The path may take more than that.
         for work in self.works.values():
             if work.head_sent and conn.is_sent(work.stream):
                 work.wake()
+        if not waits and quic.unsent() >= ROOM:
+            self.take_turn_soon()  # The path may take more than that; and first those who are woken go on.
         if conn.streams:
             self.busy_at = self.now
         elif conn.is_last and not quic.unacknowledged():

@@ -220,7 +220,7 @@ class Quic:
     def __init__(self, window=1 << 20) -> None:
         self.next_stream, self.sent, self.finished = 3, {}, set()
         self.resets, self.stops, self.consumed = {}, {}, {}
-        self.windows = {}
+        self.windows, self.places = {}, {}
         self.default = window
         self.closed = None
         self.order = []
@@ -254,6 +254,9 @@ class Quic:
 
     def allowance(self):
         return self.default
+
+    def set_place(self, stream, place):
+        self.places[stream] = place
 
     def close(self, error_code, frame_type=None, reason_phrase=""):
         self.closed = error_code
@@ -675,6 +678,23 @@ def test_the_urgent_come_first_and_the_incremental_in_turns():
     assert turns((0, "u=x", 1000), (4, "u=9", 1000), (8, "u=2", 1000)) == [8, 0, 4]
 
 
+def test_quic_is_told_the_same_order():
+    """For what it has been given, and cannot send yet; and also when the client changes its mind (RFC 9218 §7)."""
+    quic = Quic()
+    conn = ServerConnection(quic)
+    for step in [*GREETING, get(0, "/", ("priority", "u=1")), get(4, "/", ("priority", "i")), get(8, "/")]:
+        conn.receive_data(step.stream, step.data, step.end, 0)
+    while event := conn.next_event(0):
+        conn.send_head(event.stream, 200, [])
+        conn.send_data(event.stream, b"hello", 0, end=True)
+    conn.send(0)
+    assert not conn.streams
+    assert sorted(quic.places, key=quic.places.get) == [0, 8, 4]
+    conn.receive_data(CONTROL, wire(priority_update(4, b"u=0")), False, 0)
+    assert conn.next_event(0) is None
+    assert sorted(quic.places, key=quic.places.get) == [4, 0, 8]
+
+
 def test_an_update_that_comes_before_its_request_counts_more_than_the_field():
     conn = ServerConnection(Quic())
     for step in [*GREETING, control(priority_update(4, b"u=0")), ask(headers(GET, ("priority", "u=6, i")), stream=4)]:
@@ -714,6 +734,27 @@ async def test_urgent_tiles_overtake_what_began_before():
         assert 0 not in peer.whole
         assert peer.frames[0].unread < 1_500_000
         assert len((await peer.answer(0))[1]) == 3_000_000
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "in pieces"])
+async def test_tiles_come_one_after_the_other(whole):
+    """All are asked for at once; but for what is lost and mended, only a few are under way at any time (it was 36)."""
+    numbers, most = set(range(0, 4 * 36, 4)), 0
+
+    def respond(request):
+        return site.Response(200, [], bytes(20000)) if whole else site.respond(request)
+
+    settings = quic_settings(max_stream_data=1 << 20)
+    async with http3.serve(respond=respond) as server, peer_of(server, configuration=settings) as peer:
+        peer.do(*[get(number, "/bytes/20000") for number in sorted(numbers)])
+
+        def look():
+            nonlocal most
+            most = max(most, len(numbers & set(peer.frames) - peer.whole))
+            return peer.whole >= numbers
+
+        await peer.until(look)
+    assert most <= 12
 
 
 # -- The site ----------------------------------------------------------------------------------------

@@ -381,6 +381,9 @@ class Transport:
     def allowance(self) -> int:
         return 1 << 20
 
+    def set_place(self, stream: int, place: tuple[int, ...]) -> None:
+        pass
+
     def reset_stream(self, *_: int) -> None:
         raise AssertionError("nobody has reason to")
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections import Counter
 
 import pytest
 from aioquic.asyncio.client import connect as aioquic_connect
@@ -368,6 +369,76 @@ def test_how_much_is_not_acknowledged_can_be_asked():
     pair.settle(60)
     assert pair.server.buffered(stream) == 0
     assert pair.server.is_delivered
+
+
+def served(*places, size=20_000, loss=0.0, seed=1, then=None):
+    """Streams of the server, all written at once: their bytes in the order in which they come, by index."""
+    pair, rng, came = Pair().settle(), random.Random(seed), []
+    streams = []
+    for place in places:
+        streams.append(pair.server.get_next_available_stream_id(is_unidirectional=True))
+        pair.server.send_stream_data(streams[-1], bytes(size), end_stream=True)
+        pair.server.set_place(streams[-1], place)
+    pair.spoil = lambda data, _: [] if data[0] & 0x80 == 0 and rng.random() < loss else [data]
+    got = dict.fromkeys(streams, 0)
+    while min(got.values()) < size and pair.now < 2000:
+        pair.settle(1)
+        while event := pair.client.next_event():
+            if isinstance(event, StreamDataReceived):
+                got[event.stream_id] += len(event.data)
+                came.append((streams.index(event.stream_id), len(event.data)))
+        if then and then(pair, streams, got):
+            then = None
+    pair.settle(2)
+    assert len(pair.server._places) <= len(pair.server._streams)  # Nothing is remembered of who is done.
+    return came
+
+
+def halves(came, size=20_000):
+    """When each stream had half its bytes, and when it was whole: counted in bytes of all streams."""
+    half, whole, got, total = {}, {}, Counter(), 0
+    for stream, count in came:
+        got[stream] += count
+        total += count
+        if got[stream] >= size / 2:
+            half.setdefault(stream, total)
+        if got[stream] == size:
+            whole[stream] = total
+    return half, whole
+
+
+def test_one_stream_is_sent_after_the_other():
+    half, whole = halves(served(*((3, False, 4 * i) for i in range(12))))
+    assert all(whole[i] <= half[i + 1] for i in range(11))
+
+
+def test_a_loss_is_mended_before_anything_new_is_begun():
+    """Hardly anything else has come between: a round trip's worth of it."""
+    for seed in range(3):
+        half, whole = halves(served(*((3, False, 4 * i) for i in range(36)), loss=0.03, seed=seed))
+        assert all(whole[i] <= half[i + 9] for i in range(27))
+
+
+def test_equals_share():
+    for place in ((), (3, True)):
+        half, whole = halves(served(*[place] * 6))
+        assert max(half.values()) < min(whole.values())
+    half, whole = halves(served((3, True), (3, False, 8), (3, True)))
+    assert whole[1] <= min(half[0], half[2])  # One that is of no use in parts goes before those that are.
+
+
+def test_the_urgent_overtakes_also_when_it_becomes_so_late():
+    half, whole = halves(served((3, False, 0), (3, False, 4), (1, False, 8)))
+    assert whole[2] < half[0]
+
+    def hurry(pair, streams, got):
+        if got[streams[0]] < 10_000:
+            return False
+        pair.server.set_place(streams[2], (0, False, 8))
+        return True
+
+    half, whole = halves(served((3, False, 0), (3, False, 4), (3, False, 8), size=100_000, then=hurry), 100_000)
+    assert whole[2] < half[1]
 
 
 @pytest.mark.parametrize("who", ["client", "server", "both"])

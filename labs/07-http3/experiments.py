@@ -314,12 +314,12 @@ VERSIONS = (  # and how fast none can be, in ms at a round trip of 30: see the d
 )
 async def tiles(net: Network) -> None:
     """QUIC's handshake is TLS's, too, so its first request leaves a round trip earlier. That does not make this page
-    faster: this QUIC is a program in Python (see `cost`), and it sends all streams in turn, packet by packet, so that
-    all tiles are under way for long, where HTTP/2's server finishes one after the other. Where packets are lost, a
-    loss holds up all tiles behind it over HTTP/2, and over HTTP/3 those of which a piece was in the packet; HTTP/1.1
-    has six lines that are held up by themselves, and needs a round trip for each tile anyway. How long the whole page
-    takes depends most on where the last loss is, by chance: look at the waterfall rather than at one number. (RFC 9113
-    §9.1; RFC 9114 §1.1; RFC 9218 §10)
+    faster: this QUIC is a program in Python (see `cost`). Both servers finish one tile after the other, for half an
+    image is of little use, and what was lost goes first; if all had turns, packet by packet, all would be under way
+    for long, and each loss would hit another. Where packets are lost, a loss holds up all tiles behind it over HTTP/2,
+    and over HTTP/3 those of which a piece was in the packet; HTTP/1.1 has six lines that are held up by themselves,
+    and needs a round trip for each tile anyway. How long the whole page takes depends most on where the last loss is,
+    by chance: look at the waterfall rather than at one number. (RFC 9113 §9.1; RFC 9114 §1.1; RFC 9218 §10)
     """
     async with serving_all(net):
         for loss in (0.0, 0.03):
@@ -422,15 +422,16 @@ async def qpack_blocked(net: Network) -> None:
     link=Link(delay_ms=5),
     back=Link(delay_ms=5, rate_mbit=10, queue=1000),
     question="400 kB are under way, and an urgent image is asked for. What can it overtake?",
-    choices=("all of the rest", "what the server has not handed to QUIC", "nothing: first come, first served"),
-    answer="what the server has not handed to QUIC",
+    choices=("all of the rest", "what has not left the server yet", "nothing: first come, first served"),
+    answer="what has not left the server yet",
 )
 async def priorities(net: Network) -> None:
     """`priority: u=0` is the most urgent of eight levels; a request that says nothing has 3. The field is HTTP's, the
     same in every version, and a proxy can pass it on. If it is to change when the request has left, there is a frame
-    on the control stream, PRIORITY_UPDATE: a browser says so when an image comes into view. What is in QUIC's hands,
-    in the congestion window, in a router's queue, cannot be overtaken, so the lab's server hands over little ahead.
-    (RFC 9218 §4, §7, §7.2, §10)
+    on the control stream, PRIORITY_UPDATE: a browser says so when an image comes into view. What the congestion
+    window has let out is in a router's queue, and cannot be overtaken. What waits for that window can, if whoever fills
+    the packets knows the order: QUIC itself has no priorities, so HTTP/3 has to tell it. (RFC 9000 §2.3; RFC 9218 §4,
+    §7, §7.2, §10)
     """
     size = 400_000
 
