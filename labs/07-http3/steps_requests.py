@@ -79,8 +79,8 @@ async def strange_frames(c: Check) -> None:
     await hold(
         c,
         frames(G, why="A frame of a reserved type may come first: it is of nothing."),
-        frames(G, H, G, D, G, H, G, why="Unknown frames may be everywhere, even behind the trailers."),
         frames(G, H, why="HEADERS behind an unknown frame are still the head."),
+        frames(G, H, G, D, G, H, G, why="Unknown frames may be everywhere, even behind the trailers."),
         frames(H, *strange, D, why="Unknown frames come between head and body."),
         frames(G, D, why="DATA behind an unknown frame is still DATA without a head: FRAME_UNEXPECTED."),
         *(frames(*before, (type, b"\0"), why=f"{asking.name_of(type)} belongs {belongs[type]}: FRAME_UNEXPECTED.")
