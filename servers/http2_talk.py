@@ -1,7 +1,7 @@
 """One HTTP/2 connection of servers/http2.py, from accept to its end: many requests at a time.
 
 A request that needs no waiting is answered in the callback that brought it, and all answers of one read leave in one
-write. One that waits gets a task, which is servers/http2_work.py. A stream that waits keeps no other.
+write. What becomes of each request is in servers/http_answers.py; here is how bytes come and go.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from protocols import http2
 from protocols.errors import RemoteProtocolError
 from protocols.http2_frames import PREFACE, Decoder, ErrorCode
-from protocols.http2_messages import Head
-from servers import site
-from servers.http1_talk import NO_BODY
-from servers.http2_work import Work
+from servers.http_answers import Answers
 
 if TYPE_CHECKING:
+    from servers.http1_talk import Limits
     from servers.http2 import Server
 
 AT_ONCE = 16  # events before it is the turn of other connections
@@ -41,9 +39,13 @@ class Http2Limits(NamedTuple):
     connection_window: int
 
 
-class Talk(asyncio.Protocol):
+class Talk(Answers, asyncio.Protocol):
     """One connection."""
 
+    server: Server
+    limits: Limits
+    conn: http2.ServerConnection
+    log, mistake, cancelled = log, ErrorCode.INTERNAL_ERROR, ErrorCode.CANCEL
     transport: asyncio.Transport
     phase = "open"  # or linger
     full = False  # The client is slow to read: what we have sent fills the transport's buffer.
@@ -57,7 +59,7 @@ class Talk(asyncio.Protocol):
         self.server, self.limits = server, server.limits
         self.clock = asyncio.get_running_loop()
         self.now = self.busy_at = self.made_at = self.reads_at = self.clock.time()
-        self.works: dict[int, Work] = {}
+        self.works = {}
         self.conn = http2.ServerConnection(*server.http2[2:], now=self.now)
         if server.logs:
             self.seen, self.said = Decoder(1 << 24), Decoder(1 << 24)
@@ -117,18 +119,6 @@ class Talk(asyncio.Protocol):
         self.server.talks.discard(self)
         self.server.changed.set()
 
-    def stop(self) -> None:
-        """Nobody waits for what is being worked on."""
-        for stream in list(self.works):
-            self.drop(stream)
-
-    def drop(self, stream: int) -> None:
-        """The same for one stream. A task begins before it is cancelled: what it was given has to be closed."""
-        if work := self.works.pop(stream, None):
-            work.is_over = True
-            work.give_back()
-            self.clock.call_soon(work.task.cancel)
-
     # In turns.
 
     def take_turn_soon(self) -> None:
@@ -179,10 +169,7 @@ class Talk(asyncio.Protocol):
             self.take_turn_soon()
         if self.ended and not (self.full or self.turn_comes) and self.end_stalled(math.inf):
             self.take_turn_soon()  # A client that has said FIN opens no window any more.
-        if self.works:
-            for work in self.works.values():
-                if work.head_sent and self.conn.is_sent(work.stream):
-                    work.wake()
+        self.go_on()
         if self.conn.streams:
             self.busy_at = self.now
         elif (self.conn.is_last or (self.ended and not self.turn_comes)) and self.phase != "linger":
@@ -191,75 +178,6 @@ class Talk(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self.transport.write(data)
         self.written += len(data)
-
-    # Answers.
-
-    def react(self, event: http2.Request | http2.Data | http2.Trailers | http2.Reset) -> None:
-        if isinstance(event, http2.Request):
-            self.answer(event)
-            return
-        work = self.works.get(event.stream)
-        if isinstance(event, http2.Reset):
-            log.info("= %s stream %d has ended: %s", self.peer, event.stream, event.reason)
-            self.drop(event.stream)
-        elif work is None:
-            if isinstance(event, http2.Data):
-                self.conn.acknowledge(event.stream, event.size)  # It was answered without its body.
-        else:
-            work.receive(event)
-
-    def answer(self, event: http2.Request) -> None:
-        """Answer now, if that needs no waiting; else leave it to a task."""
-        head, self.busy_at = event.head, self.now
-        if head is None:
-            self.refuse(event.stream, event.status, event.reason)
-            return
-        if self.server.logs:
-            log.info("= %s stream %d is %s %s", self.peer, event.stream, head.method, head.target[:100])
-        if head.length is not None and head.length > self.limits.max_body:
-            self.refuse(event.stream, 413, f"a body of more than {self.limits.max_body} bytes")
-            return
-        work = None if event.whole else Work(self, event.stream, head, False)
-        body = work.body() if work else NO_BODY
-        try:
-            response = self.server.respond(site.Request(head.method, head.target, head.fields, body))
-            if work is None and isinstance(response, site.Response) and isinstance(response.body, bytes):
-                self.send(event.stream, head, response, response.body)
-                return
-        except Exception:
-            self.failed(event.stream, head)
-            return
-        work = work or Work(self, event.stream, head, True)
-        self.works[event.stream] = work
-        work.task = self.clock.create_task(work.run(response))
-        self.server.tasks.add(work.task)
-        work.task.add_done_callback(self.server.tasks.discard)
-
-    def send(self, stream: int, head: Head, response: site.Response, body: bytes) -> None:
-        """A whole answer."""
-        fields = (*response.fields, self.server.date())
-        if response.status not in (204, 304):
-            fields = (*fields, ("content-length", str(len(body))))
-        end = not body or head.method == "HEAD" or response.status in (204, 304)
-        self.conn.send_head(stream, response.status, fields, end)
-        if not end:
-            self.conn.send_data(stream, body, self.now, end=True)
-
-    def refuse(self, stream: int, status: int, reason: str, head_sent: bool = False) -> None:
-        """Say why, if an answer is still possible."""
-        log.info("! %s stream %d %d %s", self.peer, stream, status, reason)
-        if head_sent:
-            self.conn.reset(stream, ErrorCode.INTERNAL_ERROR if status == 500 else ErrorCode.CANCEL)
-            return
-        body = f"{reason}\n".encode()
-        fields = (("content-type", "text/plain; charset=utf-8"), self.server.date(), ("content-length", str(len(body))))
-        self.conn.send_head(stream, status, fields)
-        self.conn.send_data(stream, body, self.now, end=True)
-
-    def failed(self, stream: int, head: Head, head_sent: bool = False) -> None:
-        """We have made a mistake."""
-        log.exception("! %s %s %s", self.peer, head.method, head.target)
-        self.refuse(stream, 500, "the server has made a mistake", head_sent)
 
     # Time. One timer per connection; deadlines are numbers.
 
@@ -293,19 +211,8 @@ class Talk(asyncio.Protocol):
             self.fail(RemoteProtocolError("nothing was asked for a while", ErrorCode.NO_ERROR))
         else:
             self.end_stalled(now - limits.body_seconds)
-            for work in list(self.works.values()):
-                if work.ends_at and now >= work.ends_at:
-                    work.end("the body of the request did not come in time", 408)
+            self.end_late()
             self.flush()
-
-    def end_stalled(self, before: float) -> bool:
-        """End the streams that the client has not read since then. Were there any?"""
-        stalled = self.conn.stalled(before)
-        for stream in stalled:
-            log.info("! %s stream %d is not read", self.peer, stream)
-            self.conn.reset(stream, ErrorCode.CANCEL)
-            self.drop(stream)
-        return bool(stalled)
 
     def late(self) -> None:
         """Somebody begins, and does not go on (slowloris)."""

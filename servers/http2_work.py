@@ -17,9 +17,7 @@ from protocols.http2_messages import Head
 from servers import site
 
 if TYPE_CHECKING:
-    from servers import http2_talk, http3_talk
-
-    Talk = http2_talk.Talk | http3_talk.Talk
+    from servers.http_answers import Answers
 
 
 class Work:
@@ -34,7 +32,7 @@ class Work:
     wants_continue = False  # The client wants to hear 100 (Continue) before it sends the body (RFC 9110 §10.1.1).
     error: RemoteProtocolError | None = None
 
-    def __init__(self, talk: Talk, stream: int, head: Head, whole: bool) -> None:
+    def __init__(self, talk: Answers, stream: int, head: Head, whole: bool) -> None:
         self.talk, self.conn, self.clock = talk, talk.conn, talk.clock
         self.stream, self.head, self.whole = stream, head, whole
         self.inbox: deque[Data] = deque()

@@ -1,8 +1,7 @@
 """One HTTP/3 connection of servers/http3.py, from its handshake to its end: many requests at a time.
 
-QUIC has found out whose datagram it is, put its bytes in order and told them; here they become requests and answers. A
-request that needs no waiting is answered at once; one that waits gets a task, which is servers/http2_work.py, for to
-wait is the same in every version.
+QUIC has found out whose datagram it is, put its bytes in order and told them; here they become requests. What becomes
+of each is in servers/http_answers.py, for that is the same in HTTP/2.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ from protocols import http2, http3
 from protocols.errors import RemoteProtocolError
 from protocols.http2_messages import Head
 from protocols.http3_frames import ErrorCode, Frame
-from protocols.semantics import SAFE
-from servers import site
-from servers.http1_talk import NO_BODY
-from servers.http2_work import Work
+from servers.http_answers import Answers
 from servers.quic_endpoint import Link
 
 if TYPE_CHECKING:
@@ -46,10 +42,13 @@ class Http3Limits(NamedTuple):
     max_body: int
 
 
-class Talk:
+class Talk(Answers):
     """One connection: a session of the endpoint."""
 
+    server: Server
+    limits: Http3Limits
     conn: http3.ServerConnection
+    log, mistake, cancelled = log, ErrorCode.INTERNAL_ERROR, ErrorCode.REQUEST_CANCELLED
     agreed = False  # Has TLS agreed on h3? Then there is `conn`.
 
     def __init__(self, server: Server, link: Link) -> None:
@@ -57,7 +56,7 @@ class Talk:
         self.clock = asyncio.get_running_loop()
         self.now = self.busy_at = self.clock.time()
         self.peer = link.peer[1]
-        self.works: dict[int, Work] = {}
+        self.works = {}
         self.timer = self.clock.call_later(server.tick, self.ring)
         server.talks.add(self)
 
@@ -108,9 +107,7 @@ class Talk:
             return
         waits = quic.unsent()
         conn.send(self.now, min(ROOM - waits, MOST_HELD - quic.unacknowledged()))
-        for work in self.works.values():
-            if work.head_sent and conn.is_sent(work.stream):
-                work.wake()
+        self.go_on()
         if not waits and quic.unsent() >= ROOM:
             self.take_turn_soon()  # The path may take more than that; and first those who are woken go on.
         if conn.streams:
@@ -129,90 +126,9 @@ class Talk:
     def take_turn_soon(self) -> None:
         self.link.transmit_soon()
 
-    def stop(self) -> None:
-        """Nobody waits for what is being worked on."""
-        for stream in list(self.works):
-            self.drop(stream)
-
-    def drop(self, stream: int) -> None:
-        """The same for one stream. A task begins before it is cancelled: what it was given has to be closed."""
-        if work := self.works.pop(stream, None):
-            work.is_over = True
-            work.give_back()
-            self.clock.call_soon(work.task.cancel)
-
-    # Answers.
-
-    def react(self, event: http2.Event | None) -> None:
-        if isinstance(event, http2.Request):
-            self.answer(event)
-        elif isinstance(event, http2.Reset):
-            log.info("= %s stream %d has ended: %s", self.peer, event.stream, event.reason)
-            self.drop(event.stream)
-        elif isinstance(event, http2.Data | http2.Trailers):
-            if work := self.works.get(event.stream):
-                work.receive(event)
-            elif isinstance(event, http2.Data):
-                self.conn.acknowledge(event.stream, event.size)  # It was answered without its body.
-
-    def answer(self, event: http2.Request) -> None:
-        """Answer now, if that needs no waiting; else leave it to a task."""
-        head, self.busy_at = event.head, self.now
-        if head is None:
-            self.refuse(event.stream, event.status, event.reason)
-            return
-        early = self.link.connection.is_early
-        if self.server.logs:
-            text = ", early" if early else ""
-            log.info("= %s stream %d is %s %s%s", self.peer, event.stream, head.method, head.target[:100], text)
-        if head.method not in SAFE and (early or head.fields.get("early-data") == "1"):
-            # RFC 8470 §5.2: it may be the copy of an old flight; its sender can ask again when the handshake is done.
-            self.refuse(event.stream, 425, "too early for what changes something: this may be a replay")
-            return
-        if head.length is not None and head.length > self.limits.max_body:
-            self.refuse(event.stream, 413, f"a body of more than {self.limits.max_body} bytes")
-            return
-        work = None if event.whole else Work(self, event.stream, head, False)
-        body = work.body() if work else NO_BODY
-        try:
-            response = self.server.respond(site.Request(head.method, head.target, head.fields, body))
-            if work is None and isinstance(response, site.Response) and isinstance(response.body, bytes):
-                self.send(event.stream, head, response, response.body)
-                return
-        except Exception:
-            self.failed(event.stream, head)
-            return
-        work = work or Work(self, event.stream, head, True)
-        self.works[event.stream] = work
-        work.task = self.clock.create_task(work.run(response))
-        self.server.tasks.add(work.task)
-        work.task.add_done_callback(self.server.tasks.discard)
-
-    def send(self, stream: int, head: Head, response: site.Response, body: bytes) -> None:
-        """A whole answer."""
-        fields = (*response.fields, self.server.date())
-        if response.status not in (204, 304):
-            fields = (*fields, ("content-length", str(len(body))))
-        end = not body or head.method == "HEAD" or response.status in (204, 304)
-        self.conn.send_head(stream, response.status, fields, end)
-        if not end:
-            self.conn.send_data(stream, body, self.now, end=True)
-
-    def refuse(self, stream: int, status: int, reason: str, head_sent: bool = False) -> None:
-        """Say why, if an answer is still possible."""
-        log.info("! %s stream %d %d %s", self.peer, stream, status, reason)
-        if head_sent:
-            self.conn.reset(stream, ErrorCode.INTERNAL_ERROR if status == 500 else ErrorCode.REQUEST_CANCELLED)
-            return
-        body = f"{reason}\n".encode()
-        fields = (("content-type", "text/plain; charset=utf-8"), self.server.date(), ("content-length", str(len(body))))
-        self.conn.send_head(stream, status, fields)
-        self.conn.send_data(stream, body, self.now, end=True)
-
-    def failed(self, stream: int, head: Head, head_sent: bool = False) -> None:
-        """We have made a mistake."""
-        log.exception("! %s %s %s", self.peer, head.method, head.target)
-        self.refuse(stream, 500, "the server has made a mistake", head_sent)
+    def is_early(self, head: Head) -> bool:
+        """QUIC's early data, or somebody's whom a proxy speaks for (RFC 8470 §5.1)."""
+        return self.link.connection.is_early or head.fields.get("early-data") == "1"
 
     # Time. One timer per connection; deadlines are numbers. That nothing comes at all, QUIC notices by itself.
 
@@ -228,13 +144,8 @@ class Talk:
         for stream in conn.late(now - limits.head_seconds):  # slowloris, or inserts that never come
             log.info("! %s stream %d: its head does not come", self.peer, stream)
             conn.reset(stream, ErrorCode.REQUEST_REJECTED)
-        for stream in conn.stalled(now - limits.body_seconds):
-            log.info("! %s stream %d is not read", self.peer, stream)
-            conn.reset(stream)
-            self.drop(stream)
-        for work in list(self.works.values()):
-            if work.ends_at and now >= work.ends_at:
-                work.end("the body of the request did not come in time", 408)
+        self.end_stalled(now - limits.body_seconds)
+        self.end_late()
         self.take_turn_soon()
 
     # The end.
