@@ -106,7 +106,7 @@ def answered(exercise: ModuleType, made: dict[str, Any], one: Call) -> dict[str,
         if one.name == "receive_frame":
             arguments = (exercise.Frame(*arguments),)
         value = getattr(it, one.name)(*arguments)
-        if one.kind == "FrameDecoder" and one.name == "receive_data":
+        if one.kind == "FrameDecoder" and one.name == "receive_data" and value is not None:
             value = list(value)  # A generator will do, too.
         return {"value": packed(value)}
     except exercise.Http3Error as error:
@@ -218,7 +218,8 @@ def show(c: Check, at: int, script: Sequence[Call], found: Sequence[dict[str, An
         c.did(f"> {shown(one)}{times}")
         start, stop, text = one.mark
         if number == at and stop:
-            c.did(" " * (len(one.name) + 3 + 3 * start) + "^" * (3 * (stop - start) - 1) + f" {text}")
+            before = shown(one).index(in_hex(one.arguments[-1]))
+            c.did(" " * (2 + before + 3 * start) + "^" * (3 * (stop - start) - 1) + f" {text}")
         c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}{' each' if times else ''}")
     one, said, right = script[at], found[at], rights[at]
     why = next((other.why for other in (*reversed(script[: at + 1]), *script[at:]) if other.why), "")
@@ -244,11 +245,12 @@ def by_hand(c: Check, script: Sequence[Call]) -> str:
     """A shell line that makes the same calls; "" if it were too long."""
     lines = [f"from {c.exercise_file.stem} import *", f"it = {script[0].kind}()"]
     for one in script:
-        words = ", ".join(f"bytes.fromhex('{x.hex()}')" if isinstance(x, bytes) else repr(x) for x in one.arguments)
+        given = one.arguments[:1] if one.arguments[1:2] == (b"",) and one.name == "receive_frame" else one.arguments
+        words = ", ".join(f"bytes.fromhex('{x.hex()}')" if isinstance(x, bytes) else repr(x) for x in given)
         call = f"it.{one.name}(Frame({words}))" if one.name == "receive_frame" else f"it.{one.name}({words})"
         lines.append({"settings": "print(it.settings)", "held": "print(vars(it))"}.get(one.name, f"print({call})"))
     line = f'cd {os.path.relpath(c.exercise_file.parent)}; python3 -c "{"; ".join(lines)}"'
-    return line if len(line) < 400 else ""
+    return line if len(line) < 300 else ""
 
 
 def shown(one: Call) -> str:
@@ -288,5 +290,6 @@ def told(one: Call, said: dict[str, Any]) -> str:
         listed = frames if len(frames) < 9 else [*frames[:6], f"… {len(frames)} frames"]
         return "[" + "; ".join(listed) + "]"
     if one.kind == "OneWay" and isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict):
-        return f"{value[0]}, {in_hex(bytes.fromhex(value[1].get('hex', '')))}"
+        kind = f"{value[0]:#x}" if isinstance(value[0], int) else value[0]
+        return f"{kind}, {in_hex(bytes.fromhex(value[1].get('hex', '')))}"
     return str(value)
