@@ -49,7 +49,7 @@ from protocols.quic_frames import (
 from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType
 from protocols.quic_packets import long_header, short_header
 from protocols.tls_numbers import Alert
-from servers import http3, quic, site
+from servers import http3, quic, quic_talk, site
 from servers.quic_tokens import Tickets, Tokens
 from tests.conftest import TICK, cannot, need_tool
 from tests.quic_cases import CASES, LIMITS, MOST, PARAMETERS, new_id, numbers, payloads
@@ -1133,7 +1133,7 @@ async def test_a_handler_that_fails_costs_one_stream():
         await stream.finish(b"x\n")
         with pytest.raises(clients.StreamReset) as reset:
             await stream.read_all()
-        assert reset.value.code == quic.Code.MISTAKE
+        assert reset.value.code == quic_talk.Code.MISTAKE
         await client.ping()
 
 
@@ -1185,7 +1185,7 @@ async def test_who_opens_no_window_is_not_waited_for_with_all_bytes_in_memory():
                     await connection.ping()
                 await connection.ping()
                 (link,) = server.endpoint.all
-                most = 100 * (quic.AHEAD + len(site.PATTERN))
+                most = 100 * (quic_talk.AHEAD + len(site.PATTERN))
                 assert link.connection.unacknowledged() <= most
                 while server.tasks:
                     await asyncio.sleep(TICK)
