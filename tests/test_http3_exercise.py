@@ -18,7 +18,7 @@ from aioquic.quic import events
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit import catalog
+from labkit import catalog, grade
 from labkit.check import CheckFailed
 from labkit.learner import load
 from protocols import http3_frames
@@ -612,3 +612,27 @@ def test_whoever_never_returns_is_stopped():
     step, error = verdict(exercise_of(text, "for_ever"))
     assert step == "one_frame"
     assert "receive_data() had not returned" in str(error)
+
+
+# -- The server around it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "old", "new", "words"),
+    [
+        ("foreign_client", "Frame(DATA, piece, not", "Frame(DATA, piece[1:], not", "Of an upload with trailers"),
+        ("foreign_client", "elif frame.type == HEADERS and", "elif True and", "Your server closed the"),
+        ("grease_on_the_wire", "pop(stream, None) in CRITICAL", "pop(stream) in CRITICAL", "Your server closed the"),
+        ("errors_on_the_wire", "Http3Error(FRAME_ERROR)", "Http3Error(ID_ERROR)", "because a stream ended within DATA"),
+        ("errors_on_the_wire", "number > self._goaway", "False", "CONNECTION_CLOSE with ID_ERROR, because GOAWAY rose"),
+    ],
+)
+def test_what_the_steps_on_sockets_say(step, old, new, words, tmp_path, monkeypatch):
+    """Each alone, for what comes before it would catch these."""
+    exercise = tmp_path / "exercise.py"
+    assert old in SOLUTION
+    exercise.write_text(SOLUTION.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(grade, "steps_of", lambda _: [getattr(check, step)])
+    _, verdicts = grade.grade(catalog.lab("http3"), exercise, tmp_path / "check.pcapng")
+    assert verdicts[-1]["state"] == "failed"
+    assert words in verdicts[-1]["what"]

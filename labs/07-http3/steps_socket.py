@@ -48,6 +48,7 @@ class Client(QuicConnectionProtocol):
         self.resets: dict[int, int] = {}
         self.stops: dict[int, int] = {}
         self.ended: events.ConnectionTerminated | None = None
+        self.pong = False
         self.more = asyncio.Event()
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
@@ -57,7 +58,9 @@ class Client(QuicConnectionProtocol):
             self.more.set()
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
-        if isinstance(event, events.StreamReset):
+        if isinstance(event, events.PingAcknowledged):
+            self.pong = True
+        elif isinstance(event, events.StreamReset):
             self.resets[event.stream_id] = event.error_code
         elif isinstance(event, events.StopSendingReceived):
             self.stops[event.stream_id] = event.error_code
@@ -98,6 +101,15 @@ class Client(QuicConnectionProtocol):
                     await self.news()
         except TimeoutError:
             raise CheckFailed(f"Nothing more came of your server. Wanted: {what}.") from None
+
+    async def heard(self) -> None:
+        """Wait until the server has read all that was put, or has ended the connection."""
+        self._quic.send_ping(1)
+        self.transmit()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE / 2):
+                while not (self.ended or self.pong):
+                    await self.news()
 
     async def news(self) -> None:
         self.more.clear()
@@ -236,10 +248,7 @@ async def errors_on_the_wire(c: Check) -> None:
         async with connected(c, by_hand=True) as client:
             for stream, data, end in puts:
                 client.put(stream, data, end, told=f"{asking.in_hex(data)}{', the end' if end else ''}")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE / 2):
-                    while not client.ended:
-                        await client.news()
+            await client.heard()
             got = name_of(client.ended.error_code) if client.ended else "the connection goes on"
             c.did(f"< {'CONNECTION_CLOSE with ' * bool(client.ended)}{got}")
             if not client.ended or client.ended.error_code != code:
