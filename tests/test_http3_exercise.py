@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import itertools
 import signal
+import socket
 import subprocess
+import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -22,8 +24,10 @@ from labkit import catalog, grade
 from labkit.check import CheckFailed
 from labkit.learner import load
 from protocols import http3_frames
+from protocols.http3_qpack import FieldEncoder
 from protocols.quic_packets import decode_varint, encode_varint
 from tests.clone import as_shipped
+from tests.conftest import need_tool
 from tests.http3_cases import CASES, CLOSE, RST, Ends, On, Stops
 
 LAB = catalog.ROOT / "labs" / "07-http3"
@@ -636,3 +640,50 @@ def test_what_the_steps_on_sockets_say(step, old, new, words, tmp_path, monkeypa
     _, verdicts = grade.grade(catalog.lab("http3"), exercise, tmp_path / "check.pcapng")
     assert verdicts[-1]["state"] == "failed"
     assert words in verdicts[-1]["what"]
+
+
+def test_a_section_that_waits_for_its_table_holds_up_its_own_stream_only():
+    client = FieldEncoder()
+    client.offered(4096, 16)
+    fields = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"a"), (b":path", b"/"), (b"x-a", b"b")]
+    client.section(40, fields)  # ls-qpack takes into its table what it sees again.
+    blocked, inserts = client.section(4, fields), client.out
+    assert blocked != client.section(4, fields[:4])
+    waits = asking.wire(1, blocked) + asking.wire(0, b"abc") + asking.wire(1, bytes.fromhex("00002178") + b"\x011")
+    plain = asking.wire(1, bytes.fromhex("0000d1d7c1500161"))
+    quic = talked(solution, [*HELLO, On(4, waits, True), On(0, plain, True)])
+    assert set(quic.finished) == {0}
+    quic = talked(solution, [*HELLO, On(4, waits, True), On(0, plain, True), On(6, inserts)])
+    assert set(quic.finished) == {0, 4}
+    assert talk.report(fields, 3, [(b"x", b"1")]) in quic.sent[4]
+    assert quic.closed is None
+
+
+def test_an_exception_of_the_learner_s_is_told(capsys):
+    text = SOLUTION.replace("            self._last = HEAD\n", "            self._last = HEAD + 1\n")
+    quic = talked(exercise_of(text, "broken"), [*HELLO, On(0, asking.wire(1, bytes.fromhex("0000d1d7c1500161")), True)])
+    assert quic.closed == http3_frames.ErrorCode.INTERNAL_ERROR
+    said = capsys.readouterr().err
+    assert 'File "broken.py", line ' in said
+    assert said.endswith('TypeError: can only concatenate str (not "int") to str\n')
+
+
+def test_by_hand_it_answers_the_client_of_ngtcp2(tmp_path):
+    client = need_tool("gtlsclient")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "labkit.learner", str(LAB / "check.py"), check.BY_HAND, str(LAB / "solution.py")]
+    process = subprocess.Popen([*command, "127.0.0.1", str(port)], cwd=catalog.ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == f"listening on 127.0.0.1:{port}\n"
+        asked = [f"https://localhost:{port}/{path}" for path in ("hello", "bytes/100000")]
+        options = ["-q", "--exit-on-all-streams-close", "--timeout=9s", f"--download={tmp_path}"]
+        subprocess.run([client, *options, "localhost", str(port), *asked], check=True, timeout=30, capture_output=True)
+    finally:
+        process.terminate()  # Its child ends with it.
+        said, _ = process.communicate(timeout=10)
+    assert "!" not in said
+    assert (tmp_path / "100000").read_bytes() == talk.some_bytes(100000)
+    assert b":path: /hello\n" in (tmp_path / "hello").read_bytes()

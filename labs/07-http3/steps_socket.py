@@ -51,7 +51,7 @@ class Client(QuicConnectionProtocol):
         self.pong = False
         self.more = asyncio.Event()
 
-    def datagram_received(self, data: bytes, addr: Any) -> None:
+    def datagram_received(self, data: bytes | str, addr: Any) -> None:
         super().datagram_received(data, addr)
         if self.ended is None and self._quic._close_event:  # Its event comes when it is sure that nothing more will.
             self.ended = self._quic._close_event
