@@ -199,6 +199,11 @@ class Connection(QuicConnection):
         """The same, of all streams together."""
         return self._remote_max_data - self._remote_max_data_used - self.unsent()
 
+    @property
+    def probes(self) -> int:
+        """Probes in a row that were not answered; each is sent twice as late as the one before (RFC 9002 §6.2)."""
+        return self._loss._pto_count
+
     def set_place(self, stream: int, place: tuple[int, ...]) -> None:
         """Whose turn it is to be sent: the least tuple is first, and equal ones share, packet by packet.
 

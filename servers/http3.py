@@ -96,6 +96,7 @@ async def serve(
     head_seconds: float = 10,
     body_seconds: float = 30,
     idle_seconds: float = 60,
+    silent_seconds: float = 15,
     grace_seconds: float = 1,
     drain_seconds: float = 10,
     handshake_seconds: float = 10,
@@ -121,6 +122,7 @@ async def serve(
     head_seconds     for the fields of a request, from their first byte to their last, and what QPACK needs for them
     body_seconds     between two pieces of a body, in either direction
     idle_seconds     without a request; twice as long without a packet, after which QUIC gives up without a word
+    silent_seconds   without an answer to probes, while something is not acknowledged; less when the block ends
     grace_seconds    between the two GOAWAYs, for a client that does not acknowledge the PING between them
     drain_seconds    for what is in flight when the block ends
     handshake_seconds   from a client's first packet to its last of the handshake
@@ -138,8 +140,9 @@ async def serve(
     server = Server(respond, limits)
     configuration = configuration or quic_server(alpn=["h3"], idle_seconds=2 * idle_seconds, qlog=qlog)
     of_quic = Limits(
-        max_connections, max_half_open, busy, handshake_seconds, max_streams, ONE_WAY, stream_window, connection_window
-    )
+        max_connections, max_half_open, busy, handshake_seconds, max_streams, ONE_WAY, stream_window, connection_window,
+        silent_seconds,
+    )  # fmt: skip
     async with contextlib.AsyncExitStack() as stack:
         for attempt in range(ATTEMPTS):
             sock = await open_socket(host, port)

@@ -133,6 +133,7 @@ async def serve(
     key: bytes | None = None,
     path_mtu: bool = True,
     idle_seconds: float = 30,
+    silent_seconds: float = 15,
     handshake_seconds: float = 10,
     stall_seconds: float = 30,
     drain_seconds: float = 10,
@@ -154,6 +155,7 @@ async def serve(
     key                for tokens and stateless resets: who has the same after a restart, can say that it has forgotten
     path_mtu           try larger datagrams than 1200 bytes
     idle_seconds       without a packet
+    silent_seconds     without an answer to probes, while something is not acknowledged; less when the block ends
     handshake_seconds  from a client's first packet to its last of the handshake
     stall_seconds      that a stream may wait for the client, in either direction
     drain_seconds      for what is in flight when the block ends
@@ -176,7 +178,7 @@ async def serve(
         path_mtu=path_mtu,
         limits=Limits(
             max_connections, max_half_open, busy, handshake_seconds, max_streams, max_streams, stream_window,
-            connection_window,
+            connection_window, silent_seconds,
         ),
     )  # fmt: skip
     server.address = server.endpoint.address

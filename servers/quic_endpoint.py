@@ -44,6 +44,8 @@ Address = Any  # (host, port), or with two numbers more for IPv6
 
 SMALLEST = 1200  # bytes of a datagram with an Initial (§14.1)
 ID = 8  # bytes of our connection IDs
+PROBES = 5  # that nobody answers: a busy path loses two or three
+LAST_CALL = 2  # seconds without an answer, when the server ends
 AT_ONCE = 32  # datagrams, or bunches of them, before it is the turn of other work
 RESETS = 100  # stateless resets per second: in answer to a flood they would be one
 
@@ -84,6 +86,7 @@ class Limits(NamedTuple):
     max_uni_streams: int = 100
     stream_window: int = 1 << 18
     connection_window: int = 1 << 20
+    silent_seconds: float = 15
 
 
 class Link:
@@ -97,7 +100,7 @@ class Link:
         self.peer = peer[:2]  # at the beginning
         self.is_half_open, self.has_ended = True, False
         self.timer: asyncio.TimerHandle | None = None
-        self.born = endpoint.now
+        self.born = self.asks_since = endpoint.now
         endpoint.half_open += 1
         endpoint.all.add(self)
         for one in self.ids:
@@ -186,7 +189,22 @@ class Link:
             connection.vanish()
         elif (at := connection.get_timer()) is not None and now >= at - 1e-6:
             connection.handle_timer(max(now, at))
+            if connection.probes <= 1:
+                self.asks_since = now
+            self.give_up(now)
         self.endpoint.touch(self)
+
+    def give_up(self, now: float) -> None:
+        """Close, if something is not acknowledged, and probe after probe is not answered.
+
+        Without this the idle timeout would be the end, and what is in flight would be held for so long. That it has
+        gone the peer has perhaps said, in a CONNECTION_CLOSE that was lost. In case it has not, it gets ours (§10.1).
+        """
+        patience = self.endpoint.limits.silent_seconds
+        if self.endpoint.draining:
+            patience = min(patience, LAST_CALL)
+        if self.connection.probes >= PROBES and now - self.asks_since >= patience and not self.connection.ended:
+            self.connection.close(QuicErrorCode.NO_ERROR, QuicFrameType.PADDING, "no answer")
 
     def forget(self) -> None:
         """Nothing of it stays."""
@@ -460,6 +478,8 @@ class Endpoint:
                 self.touch(link)
             elif not link.has_ended:
                 link.guard(link.session.drain)
+                link.give_up(self.clock.time())
+                self.touch(link)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while any(not link.has_ended for link in self.all):

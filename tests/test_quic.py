@@ -49,7 +49,7 @@ from protocols.quic_frames import (
 from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType
 from protocols.quic_packets import long_header, short_header
 from protocols.tls_numbers import Alert
-from servers import http3, quic, quic_talk, site
+from servers import http3, quic, quic_endpoint, quic_talk, site
 from servers.quic_tokens import Tickets, Tokens
 from tests.conftest import TICK, cannot, need_tool
 from tests.quic_cases import CASES, LIMITS, MOST, PARAMETERS, new_id, numbers, payloads
@@ -1143,6 +1143,37 @@ async def test_an_idle_connection_ends_without_a_word():
             await client.until(lambda: client.ended is not None)
             assert client.ended.how == "idle"
             await forgotten(server)
+
+
+async def vanished(server, alpn, line=b""):
+    """A client that has shaken hands, has perhaps asked for something and got the beginning of it, and is no more."""
+    client = QuicConnection(configuration=quic_client("localhost", alpn=[alpn]))
+    client.connect(THERE, 0.0)
+    with Wire(server) as wire:
+        await converse(client, wire, lambda: client._handshake_confirmed)
+        if line:
+            client.send_stream_data(client.get_next_available_stream_id(), line, end_stream=True)
+            await converse(client, wire, lambda: answers(client), now=100.0)
+
+
+async def test_who_has_vanished_in_mid_answer_is_not_waited_for_until_it_is_idle():
+    async with quic.serve(idle_seconds=600, silent_seconds=4 * TICK) as server:
+        await vanished(server, "lab", b"bytes 1000000")
+        (link,) = server.endpoint.all
+        await forgotten(server)
+        assert link.connection.ended.reason_phrase == "no answer"
+
+
+@pytest.mark.parametrize(
+    ("serve", "alpn", "line"),
+    [(quic.serve, "lab", b"bytes 1000000"), (http3.serve, "h3", b"")],
+    ids=["in mid-answer", "asked to go"],
+)
+async def test_who_has_vanished_does_not_hold_up_the_end(monkeypatch, serve, alpn, line):
+    """Its CONNECTION_CLOSE was lost, so the server thinks that it is still there."""
+    monkeypatch.setattr(quic_endpoint, "LAST_CALL", 4 * TICK)
+    async with asyncio.timeout(PATIENCE), serve(drain_seconds=600) as server:
+        await vanished(server, alpn, line)
 
 
 async def test_the_code_and_the_reason_of_an_application_arrive():
