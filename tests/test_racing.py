@@ -1,4 +1,4 @@
-"""The head-of-line experiments' arithmetic: what counts as late, what as a stall, and what TCP held back."""
+"""The head-of-line experiments' arithmetic: what counts as late, what as a stall, and what was held back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from labkit import catalog
 from labkit.lab import Seen
 from labkit.learner import load
+from protocols.quic_frames import Stream
 
 racing = load(catalog.ROOT / "labs/06-quic/racing.py", "tests_racing")
 
@@ -45,17 +46,54 @@ def test_a_lane_stalls_only_beyond_a_period_and_draws_it():
     assert racing.table(lane)[2].endswith("120 ms")
 
 
+def test_what_is_behind_a_gap_is_held_until_that_is_filled():
+    order = racing.Order([(0, 10, 1.0), (10, 20, None), (20, 30, 1.2), (30, 40, 1.3), (10, 20, 1.5), (40, 50, 1.6)])
+    parts = [order.part(4, start, start + 10) for start in range(0, 50, 10)]
+    assert [part.held for part in parts] == pytest.approx([0, 0, 300, 200, 0])
+    assert [part.is_lost for part in parts] == [False, True, False, False, False]
+    assert [part.is_late for part in parts] == [False, True, True, True, False]
+    assert order.part(4, 50, 60) is None
+
+
+def test_a_part_has_come_when_all_of_it_has():
+    order = racing.Order([(0, 10, 1.0), (12, 20, 1.1), (0, 5, 1.2), (8, 14, 1.3)])
+    assert order.part(0, 5, 20).came == order.part(0, 5, 20).read == 1.3
+    assert order.part(0, 14, 20).held == pytest.approx(200)
+
+
 def segment(time: float, seq: int, size: int = 1000, fate: str = "") -> Seen:
     return Seen(1, time, "client", "server", "client", "tcp", 7007, 5000, 16, seq, 0, 1000, bytes(size), (), None, 0,
                 False, size + 40, None, fate)  # fmt: skip
 
 
-def test_what_lay_behind_a_gap_was_held():
+def test_over_tcp_a_gap_is_everybodys(monkeypatch):
     start = 2**32 - 1000  # sequence numbers wrap
-    packets = [segment(0.5, 77), segment(1.0, start), segment(1.01, 0, fate="dropped: 5 % loss"), segment(1.02, 1000),
+    packets = [segment(1.0, start), segment(1.01, 0, fate="dropped: 5 % loss"), segment(1.02, 1000),
                segment(1.03, 2000), segment(1.1, 0), segment(1.2, 3000), segment(1.3, 0)]  # fmt: skip
-    net = SimpleNamespace(packets=lambda: packets)
-    assert racing.held(net, 0.9) == pytest.approx([0, 0, 80, 70, 0])
+    records = [(stream, 1000 * i, 1000 * i + 1000) for i, stream in enumerate((1, 3, 5, 7, 1))]
+    monkeypatch.setattr(racing, "records_of", lambda told, secrets: records if len(told["server"]) == 5000 else [])
+    lane = racing.Lane("TCP", [], racing.parts_of_tcp(packets, {}, 0.9), (1.01,))
+    assert [part.held for part in lane.parts] == pytest.approx([0, 0, 80, 70, 0])
+    assert (lane.waiting, lane.late, lane.held) == ({3, 5, 7}, 3, pytest.approx(80))
+
+
+def datagram(number: int, time: float, *frames: tuple[int, int, int], dropped: bool = False):
+    found = [Stream(stream, offset, bytes(size)) for stream, offset, size in frames]
+    return SimpleNamespace(
+        number=number, connection=1, datagram=SimpleNamespace(time=time, dropped=dropped), all=lambda kind: found
+    )
+
+
+def test_over_quic_a_gap_is_one_streams():
+    packets = [  # in the order of a capture at the client's, where a lost one is on record when it was sent
+        datagram(2, 1.00, (4, 1000, 1000), dropped=True), datagram(0, 1.0, (0, 0, 1000)),
+        datagram(1, 1.01, (4, 0, 1000)), datagram(3, 1.03, (8, 0, 1000), (3, 0, 50)),
+        datagram(4, 1.04, (0, 1000, 1000)), datagram(5, 1.05, (4, 2000, 500)),
+        datagram(6, 1.12, (4, 1000, 1000), (4, 2500, 500)),
+    ]  # fmt: skip
+    lane = racing.Lane("QUIC", [], racing.parts_of_quic(packets, 0.9), (1.0,))
+    assert lane.waiting == {4}
+    assert (lane.late, lane.held) == (1.5, pytest.approx(70))
 
 
 def test_the_drop_is_of_a_piece_and_by_number():

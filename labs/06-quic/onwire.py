@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from labkit.lab import Network, Seen
-from protocols.quic_frames import Frame, Stream
+from protocols.quic_frames import Frame
 from protocols.quic_opened import Onlooker
 from protocols.quic_packets import Packet, PacketType
 from protocols.tls_opened import Secrets, key_log
@@ -56,26 +56,3 @@ def opened(net: Network, source: str | None = None) -> list[Opened]:
         for one in sight.packets:
             found.append(Opened(p, sight.number, one.packet, one.number, one.key_phase, one.frames or []))
     return found
-
-
-def waits(packets: list[Opened]) -> dict[int, float]:
-    """Of each stream: how long its pieces were here at most, and could not be read, for one before them was missing
-    (ms). The packets are those that one side has sent, of one connection, as they came to the other.
-    """
-    longest: dict[int, float] = {}
-    due: dict[int, int] = {}  # the first byte of each stream that is missing
-    early: dict[int, list[tuple[int, int, float]]] = {}  # what lies behind it: from, to, since when
-    for one in packets:
-        if one.datagram.dropped:
-            continue
-        for piece in one.all(Stream):
-            came = early.setdefault(piece.stream, [])
-            came.append((piece.offset, piece.offset + len(piece.data), one.datagram.time))
-            for start, end, since in sorted(came):
-                if start > due.get(piece.stream, 0):
-                    break
-                came.remove((start, end, since))
-                due[piece.stream] = max(end, due.get(piece.stream, 0))
-                waited = 1000 * (one.datagram.time - since)
-                longest[piece.stream] = max(waited, longest.get(piece.stream, 0))
-    return longest

@@ -16,14 +16,23 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
-from labkit.lab import Drop, Network
+from labkit.lab import Drop, Network, Seen
+from labkit.learner import load
 from labkit.waterfall import Figure, Panel, Row, row
+from protocols import http2_frames, tls, tls_opened
+from protocols.quic_frames import Stream
+from protocols.tls_opened import Secrets
 from servers import site
+
+onwire = load(Path(__file__).with_name("onwire.py"), "labs_quic_onwire")
+
+T = TypeVar("T")
 
 FEEDS = 6
 PIECE = bytes(1000)
@@ -110,8 +119,21 @@ LATE = 25  # ms; less than that is this machine, busy with something else
 
 
 def late(feeds: Sequence[Feed]) -> int:
-    """How many pieces were late."""
+    """How many pieces were late, as their readers saw it."""
     return sum(delay > LATE for feed in feeds for delay in feed.delays)
+
+
+async def with_a_clock(net: Network, work: Awaitable[T]) -> T:
+    """Do it, and say for how long this machine stood still meanwhile: readers take that for a stall, too."""
+    task = asyncio.ensure_future(work)
+    longest = 0.0
+    while not task.done():
+        before = time.perf_counter()
+        await asyncio.wait([task], timeout=0.01)
+        longest = max(longest, 1000 * (time.perf_counter() - before) - 10)
+    if longest > LATE:
+        net.note(f"This machine stood still for {longest:.0f} ms meanwhile. The readers take that for a stall, too.")
+    return task.result()
 
 
 class AnyClient(Protocol):
@@ -155,37 +177,134 @@ def a_piece(nth: int, protocol: str, port: int) -> Drop:
     return Drop(nth, protocol, from_port=port, larger_than=len(PIECE))
 
 
-def lost(net: Network, protocol: str, since: float) -> tuple[float, ...]:
-    """When the server's packets that the wire dropped were sent, from then on."""
-    dropped = [p for p in net.packets() if p.dropped and p.source == "server" and p.protocol == protocol]
-    return tuple(p.time for p in dropped if p.time >= since)
+@dataclass(frozen=True)
+class Part:
+    """Some bytes of a stream, on the wire: when they were here, and when they could be read.
 
-
-def held(net: Network, since: float) -> list[float]:
-    """How long each segment of TCP lay in the client's kernel, whole, because an earlier one was missing: in ms.
-
-    This is what the order of the stream costs, and nothing else: not what the sender's window has kept back.
+    That is when all is here, too, that comes before them in the same order: over TCP that of the whole connection, over
+    QUIC that of their stream. It is read from the packets, so no busy machine can change it. How long a reader waits
+    has other causes, too: the sender's window, and programs that stand still.
     """
-    times: list[float] = []
-    waiting: list[tuple[int, int, float]] = []  # first byte, the one behind the last, when it came
-    first = due = None
-    for p in net.packets():
-        if p.time < since or p.protocol != "tcp" or p.source != "server" or not p.payload:
+
+    stream: int
+    size: int
+    came: float
+    read: float
+    is_lost: bool  # when it was first sent
+
+    @property
+    def held(self) -> float:
+        """How long it was here, and nobody could have it: ms."""
+        return 1000 * (self.read - self.came)
+
+    @property
+    def is_late(self) -> bool:
+        return self.is_lost or self.held > 0
+
+
+@dataclass
+class Order:
+    """Bytes that can be read in their order only: from where to where, and when they came. None: they were lost."""
+
+    came: list[tuple[int, int, float | None]] = field(default_factory=list)
+
+    def part(self, stream: int, start: int, end: int) -> Part | None:
+        """None: not all that it needs has come."""
+        came, read = self._whole(start, end), self._whole(0, end)
+        if came is None or read is None:
+            return None
+        is_lost = any(now is None and a < end and b > start for a, b, now in self.came)
+        return Part(stream, end - start, came, read, is_lost)
+
+    def _whole(self, start: int, end: int) -> float | None:
+        """When the last of these bytes came that was missing."""
+        waiting: list[tuple[int, int]] = []
+        for a, b, now in self.came:
+            if now is None or b <= start:
+                continue
+            waiting.append((a, b))
+            for one in sorted(waiting):
+                if one[0] > start:
+                    break
+                start = max(start, one[1])
+                waiting.remove(one)
+            if start >= end:
+                return now
+        return None
+
+
+def parts_of_quic(packets: Sequence[Any], since: float) -> list[Part]:
+    """What the server has sent from then on, on the last connection: on streams that the client has opened, each byte
+    once. The packets are opened ones (onwire.py).
+    """
+    orders: dict[int, Order] = {}
+    spans: list[tuple[int, int, int]] = []
+    sent: dict[int, int] = {}
+    for one in sorted(packets, key=lambda one: one.number):  # A lost one is on record when it was sent.
+        if one.datagram.time < since or one.connection != packets[-1].connection:
             continue
-        if first is None or due is None:
-            first, due = p.seq, 0
-        if p.dropped:
-            continue
-        start = (p.seq - first) % (1 << 32)
-        waiting.append((start, start + len(p.payload), p.time))
-        for one in sorted(waiting):
-            if one[0] > due:
-                break
-            if one[1] > due:
-                times.append(1000 * (p.time - one[2]))
-                due = one[1]
-            waiting.remove(one)
-    return times
+        for piece in one.all(Stream):
+            start, end = piece.offset, piece.offset + len(piece.data)
+            if piece.stream % 4 == 0 and piece.data:
+                when = None if one.datagram.dropped else one.datagram.time
+                orders.setdefault(piece.stream, Order()).came.append((start, end, when))
+                if start >= sent.get(piece.stream, 0):
+                    spans.append((piece.stream, start, end))
+                    sent[piece.stream] = end
+    parts = (orders[stream].part(stream, start, end) for stream, start, end in spans)
+    return [part for part in parts if part]
+
+
+def parts_of_tcp(packets: Sequence[Seen], secrets: Secrets, since: float) -> list[Part]:
+    """The same of HTTP/2, on the last connection. A part is a record of TLS: nobody can open less of it."""
+    segments = [p for p in packets if p.protocol == "tcp" and p.payload and "server" in (p.source, p.target)]
+    ends = {segments[-1].source_port, segments[-1].target_port}
+    told, first, order = {"client": b"", "server": b""}, {}, Order()
+    spans = []
+    for p in segments:
+        if {p.source_port, p.target_port} == ends:
+            start = (p.seq - first.setdefault(p.source, p.seq)) % (1 << 32)
+            spans.append((start, p))
+            if p.source == "server":
+                order.came.append((start, start + len(p.payload), None if p.dropped else p.time))
+    for start, p in sorted(spans, key=lambda one: one[0]):
+        if start <= len(told[p.source]):  # More is missing only where the wire itself was too slow.
+            told[p.source] += p.payload[len(told[p.source]) - start :]
+    parts = (order.part(*record) for record in records_of(told, secrets))
+    return [part for part in parts if part and part.read >= since]
+
+
+def records_of(told: dict[str, bytes], secrets: Secrets) -> Iterator[tuple[int, int, int]]:
+    """Of each record of the server's with data of HTTP/2: a stream, and from where to where it is on the connection."""
+    onlooker, frames, end = tls.Onlooker(), http2_frames.Decoder(), 0
+    hello = onlooker.receive_data(True, told["client"])[0].messages[0]
+    keys = None
+    for seen in onlooker.receive_data(False, told["server"]):
+        start, end = end, end + 5 + len(seen.record.data)
+        for message in seen.messages:
+            chosen = tls.server_hello(message.body).cipher
+            keys = tls_opened.Opened("SERVER", tls.client_hello(hello.body).random, chosen, secrets)
+        if seen.is_encrypted and keys:
+            record, _ = keys.open(seen.record)
+            if record.type == tls.ContentType.APPLICATION_DATA:
+                frames.receive_data(record.data)
+                for stream in {f.stream for f in frames.frames() if f.type == http2_frames.FrameType.DATA}:
+                    yield stream, start, end
+
+
+def measure_one_loss(net: Network, tcp: Lane, quic: Lane, over_tcp: str, over_quic: str) -> None:
+    """Who had to wait for the one packet, on the wire; and how long the readers waited, which is no less."""
+    net.exactly(f"streams that had to wait for it, {over_tcp}", len(tcp.waiting), FEEDS)
+    net.measure(f"streams that had to wait for it, {over_quic}", len(quic.waiting), at_least=1, at_most=3)
+    hit = {part.stream for part in quic.parts if part.is_lost}
+    net.expect(f"over {over_quic} these are the ones that lost something", quic.waiting == hit)
+    net.measure(f"the longest that a piece lay behind the gap, {over_tcp}", tcp.held, "ms", at_least=100)
+    others = max((part.held for part in quic.parts if part.stream not in hit), default=0)
+    net.exactly(f"the same on the other streams, {over_quic}", others, 0, "ms")
+    net.measure(f"the shortest stall for a reader, {over_tcp}", min(feed.longest for feed in tcp.feeds), "ms",
+                at_least=50)  # fmt: skip
+    net.measure(f"the longest stall for a reader, {over_quic}", max(feed.longest for feed in quic.feeds), "ms",
+                at_least=50)  # fmt: skip
 
 
 # -- What is shown ---------------------------------------------------------------------------------------
@@ -197,11 +316,27 @@ class Lane:
 
     title: str
     feeds: list[Feed]
-    lost: tuple[float, ...] = ()
+    parts: list[Part] = field(default_factory=list)
+    lost: tuple[float, ...] = ()  # when packets with something of a feed were sent that were lost
+
+    @property
+    def waiting(self) -> set[int]:
+        """The streams that had to wait for what was lost: those of which it was, and those who had to stand behind."""
+        return {part.stream for part in self.parts if part.is_late}
+
+    @property
+    def late(self) -> float:
+        """How many pieces had to, for each packet lost. By their bytes, for a packet may have some of two."""
+        return sum(part.size for part in self.parts if part.is_late) / len(PIECE) / max(1, len(self.lost))
+
+    @property
+    def held(self) -> float:
+        """The longest time that something was here and could not be read, in ms."""
+        return max((part.held for part in self.parts), default=0)
 
     @property
     def stalled(self) -> list[Feed]:
-        """Those that waited for longer than a piece takes to come round again."""
+        """Those whose reader waited for longer than a piece takes to come round again."""
         return [feed for feed in self.feeds if feed.longest > 1000 * feed.period]
 
     def panel(self) -> Panel:
@@ -216,6 +351,21 @@ class Lane:
 
         bars = tuple(bar(number, feed) for number, feed in enumerate(self.feeds))
         return Panel(self.title, bars, tuple(map(ms, self.lost)))
+
+
+def lanes(net: Network, titles: Sequence[str], feeds: Sequence[list[Feed]], since: float) -> tuple[Lane, Lane]:
+    """Over TCP and over QUIC: what the readers saw, and what was on the wire from then on."""
+    packets = net.packets()
+    view = "client" if any(p.at == "client" and not p.dropped for p in packets) else "server"  # VANTAGE=all has both.
+    packets = [p for p in packets if p.at == view or p.dropped]
+    opened = [one for one in onwire.opened(net, "server") if one.datagram.at == view or one.datagram.dropped]
+    on_tcp = [p for p in packets if p.protocol == "tcp" and p.source == "server" and len(p.payload) > 100]
+    on_udp = [one.datagram for one in opened if any(len(frame.data) > 100 for frame in one.all(Stream))]
+    lost = [tuple(p.time for p in of if p.dropped and p.time >= since) for of in (on_tcp, on_udp)]
+    return (
+        Lane(titles[0], feeds[0], parts_of_tcp(packets, onwire.secrets(), since), lost[0]),
+        Lane(titles[1], feeds[1], parts_of_quic(opened, since), lost[1]),
+    )
 
 
 def figure(title: str, subtitle: str, *lanes: Lane) -> Figure:

@@ -8,8 +8,8 @@ same link: how late each piece is. And the page of tiles over HTTP/1.1, HTTP/2 a
 all of it takes, and how long a tile is waited for. Prints tables, and draws captures/http3-sweep-N.svg and .png for a
 loss of N %.
 
-One column is not about QUIC at all: how much of what TCP has delivered lay in the client's kernel, whole, behind a gap.
-That is what the order costs; what else is late the sender's congestion window has kept back. Both ends use Reno.
+Two columns are read from the packets: how much of what came lay there, whole, behind a gap. That is what the order
+costs; what else is late was itself lost, or the sender's congestion window has kept it back. Both ends use Reno.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ async def sweep(net: Network, folder: Path, losses: Sequence[float], seconds: fl
     for loss in losses:
         lossy = Link(delay_ms=DELAY, loss=loss)
         net.set_link(Link(delay_ms=DELAY))
-        tcp, quic, began = await lab.both_lanes(net, round(seconds / PERIOD), PERIOD, lossy)
-        held = racing.held(net, began)
+        tcp, quic = await lab.both_lanes(net, round(seconds / PERIOD), PERIOD, lossy)
         row = [len(tcp.lost), len(quic.lost)]
         for lane in (tcp, quic):
             delays = sorted(delay for feed in lane.feeds for delay in feed.delays)
             row += [100 * racing.late(lane.feeds) / len(delays), delays[round(0.95 * len(delays)) - 1]]
-        row.append(100 * sum(ms > racing.LATE for ms in held) / len(held))
+        for lane in (tcp, quic):
+            behind = sum(part.size for part in lane.parts if part.held > racing.LATE)
+            row.append(100 * behind / sum(part.size for part in lane.parts))
         net.emit({"feeds": row, "loss": loss})
         about = (
             f"1000 bytes on each stream every {1000 * PERIOD:g} ms; round trip {2 * DELAY} ms. Both at the same time."
@@ -86,13 +87,13 @@ def measure(losses: Sequence[float], seconds: float, rounds: int) -> list[Event]
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[float, list[float]]]) -> list[str]:
-    lines = ["lost   " + "".join(f"{word:>15}" for word in head)]
+    lines = ["lost   " + "".join(f"{word:>13}" for word in head)]
     for loss, values in rows:
-        lines.append(f"{100 * loss:>3.0f} %  " + "".join(f"{value:>15.0f}" for value in values))
+        lines.append(f"{100 * loss:>3.0f} %  " + "".join(f"{value:>13.0f}" for value in values))
     return lines
 
 
-FEEDS = ("TCP lost", "QUIC lost", "TCP late %", "TCP p95 ms", "QUIC late %", "QUIC p95 ms", "TCP held %")
+FEEDS = ("TCP lost", "QUIC lost", "TCP late %", "TCP p95 ms", "QUIC late %", "QUIC p95 ms", "TCP held %", "QUIC held %")
 PAGES = ("h1 page ms", "h1 tile ms", "h2 page ms", "h2 tile ms", "h3 page ms", "h3 tile ms")
 
 
@@ -108,7 +109,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
     print(f"Six feeds, both versions at a time, {options.seconds:g} s for each loss. Late: by more than 25 ms.")
-    print("p95: 95 % of the pieces were no later. Held: what lay in the client's kernel for as long, behind a gap.\n")
+    print("p95: 95 % of the pieces were no later. Held: what lay there for as long, behind a gap.\n")
     print("\n".join(table(FEEDS, [(event["loss"], event["feeds"]) for event in found if "feeds" in event])))
     print(f"\nThe page of 36 tiles, and the wait for one of its tiles: medians of {options.rounds} pages.\n")
     print("\n".join(table(PAGES, [(event["loss"], event["pages"]) for event in found if "pages" in event])))
