@@ -223,9 +223,10 @@ def show(c: Check, at: int, script: Sequence[Call], found: Sequence[dict[str, An
         c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}{' each' if times else ''}")
     one, said, right = script[at], found[at], rights[at]
     why = next((other.why for other in (*reversed(script[: at + 1]), *script[at:]) if other.why), "")
-    prefix = f"{one.name}() raised {said['raised']}. " if "raised" in said else ""
+    called = one.name if one.name == "settings" else f"{one.name}()"
+    prefix = f"{called} raised {said['raised']}. " if "raised" in said else ""
     if "late" in said:
-        prefix = f"{one.name}() had not returned after {MOST:g} s of processor time. "
+        prefix = f"{called} had not returned after {MOST:g} s of processor time. "
     wanted = f"at most {MUCH:,} bytes" if one.name == "held" else told(one, right)
     if line := by_hand(c, script[: at + 1]):
         c.did(f"= the same by hand: {line}")

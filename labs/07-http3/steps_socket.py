@@ -41,6 +41,7 @@ class Client(QuicConnectionProtocol):
         quic = QuicConnection(configuration=quic_client("server.lab", alpn=["h3"]))
         super().__init__(quic)
         self.c = c
+        self.packets = self.goodbye = ""  # display filters: what has HTTP/3 in it, and CONNECTION_CLOSE
         self.h3 = None if by_hand else H3Connection(quic)  # Before the server's first bytes come.
         self.came: dict[int, bytes] = {}  # the body of an answer, by stream
         self.heads: dict[int, list[tuple[bytes, bytes]]] = {}
@@ -97,10 +98,11 @@ class Client(QuicConnectionProtocol):
                     if self.ended:
                         self.c.did(f"! CONNECTION_CLOSE with {name_of(self.ended.error_code)}")
                         self.c.fail(f"Your server closed the connection, and nothing was wrong. Wanted: {what}.",
-                                    got=name_of(self.ended.error_code))  # fmt: skip
+                                    got=name_of(self.ended.error_code), filter=self.goodbye)  # fmt: skip
                     await self.news()
         except TimeoutError:
-            raise CheckFailed(f"Nothing more came of your server. Wanted: {what}.") from None
+            what = f"Nothing more came of your server. Wanted: {what}."
+            raise CheckFailed(what, filter=self.packets) from None
 
     async def heard(self) -> None:
         """Wait until the server has read all that was put, or has ended the connection."""
@@ -119,7 +121,7 @@ class Client(QuicConnectionProtocol):
         await self.until(lambda: stream in self.whole or stream in self.resets, f"an answer on stream {stream}")
         if stream in self.resets:
             code = name_of(self.resets[stream])
-            self.c.fail(f"Your server reset stream {stream}, and nothing was wrong.", got=code)
+            self.c.fail(f"Your server reset stream {stream}, and nothing was wrong.", got=code, filter=self.packets)
         self.c.did(f"< {len(self.came.get(stream, b'')):,} bytes on stream {stream}")
         return self.came.get(stream, b"")
 
@@ -143,6 +145,8 @@ async def connected(c: Check, *, by_hand: bool = False) -> AsyncIterator[Client]
     sock = c.net.client.socket(socket.SOCK_DGRAM, timeout=0)
     sock.bind((c.net.client.address, 0))
     transport, client = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Client(c, by_hand), sock=sock)
+    mine = f"udp.port == {sock.getsockname()[1]}"
+    client.packets, client.goodbye = f"{mine} && http3", f"{mine} && quic.frame_type == 0x1d"
     try:
         client.connect((c.net.server.address, c.net.port))
         try:
@@ -173,7 +177,7 @@ async def foreign_client(c: Check) -> None:
         for number in range(4):  # The second time QPACK's encoder puts fields into the table; then it refers to them.
             got = await client.body(client.request(f"/hello/{number}", *fields))
             wanted = talk.report([*asked(f"/hello/{number}"), *fields], 0, ())
-            c.equal(got, wanted, "Your pieces made another request of it than aioquic sent.")
+            c.equal(got, wanted, "Your pieces made another request of it than aioquic sent.", filter=client.packets)
         stream = client.request("/", method="POST", ends=False)
         c.did("> 8 DATA frames of 5,000 bytes, and trailers")
         for _ in range(8):
@@ -182,9 +186,9 @@ async def foreign_client(c: Check) -> None:
         client.transmit()
         got = await client.body(stream)
         wanted = talk.report(asked("/", "POST"), 40000, [(b"x-sum", b"0")])
-        c.equal(got, wanted, "Of an upload with trailers, something else came out.")
+        c.equal(got, wanted, "Of an upload with trailers, something else came out.", filter=client.packets)
         got = await client.body(client.request("/bytes/50000"))
-        c.equal(got, talk.some_bytes(50000), "A body of 50,000 bytes did not come as it should.")
+        c.equal(got, talk.some_bytes(50000), "A body of 50,000 bytes did not come as it should.", filter=client.packets)
 
 
 @step(
@@ -208,7 +212,12 @@ async def grease_on_the_wire(c: Check) -> None:
         c.did(f"> stream 0: a request of {len(crumbs)} bytes, grease in it, each byte in a packet of its own")
         for at in range(len(crumbs)):
             client.put(0, crumbs[at : at + 1], at == len(crumbs) - 1)
-        c.equal(await client.body(0), talk.report(SAYS, 5, ()), "A request that came in crumbs is another one.")
+        c.equal(
+            await client.body(0),
+            talk.report(SAYS, 5, ()),
+            "A request that came in crumbs is another one.",
+            filter=client.packets,
+        )
         client.put(4, head + wire(DATA, b"abc", 1000), told="a head, 3 of 1000 bytes of DATA, and RESET_STREAM")
         client._quic.reset_stream(4, 0x10C)
         client.put(8, wire(GREASE, b"grease"), True, told="an unknown frame, and the end")
@@ -216,10 +225,15 @@ async def grease_on_the_wire(c: Check) -> None:
         code = client.resets[8]
         if code != 0x10D:
             c.fail("A stream ended without a request, and was reset with another code.", got=name_of(code),
-                   wanted="REQUEST_INCOMPLETE")  # fmt: skip
+                   wanted="REQUEST_INCOMPLETE", filter=client.packets)  # fmt: skip
         c.did("< RESET_STREAM on stream 8 with REQUEST_INCOMPLETE")
         client.put(12, head + wire(GREASE, b"grease"), True, told="a request; the others must not have hurt it")
-        c.equal(await client.body(12), talk.report(SAYS, 0, ()), "A request behind others that failed is another one.")
+        c.equal(
+            await client.body(12),
+            talk.report(SAYS, 0, ()),
+            "A request behind others that failed is another one.",
+            filter=client.packets,
+        )
 
 
 @step(
@@ -252,4 +266,5 @@ async def errors_on_the_wire(c: Check) -> None:
             got = name_of(client.ended.error_code) if client.ended else "the connection goes on"
             c.did(f"< {'CONNECTION_CLOSE with ' * bool(client.ended)}{got}")
             if not client.ended or client.ended.error_code != code:
-                c.fail(f"Wanted: CONNECTION_CLOSE with {CODES[code]}, because {why}.", got=got, wanted=CODES[code])
+                c.fail(f"Wanted: CONNECTION_CLOSE with {CODES[code]}, because {why}.", got=got, wanted=CODES[code],
+                       filter=client.goodbye if client.ended else client.packets)  # fmt: skip

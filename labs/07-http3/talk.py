@@ -59,6 +59,7 @@ class Talk:
         self.stopped: set[int] = set()  # streams that nobody reads any more
         self.decoder, self.encoder = FieldDecoder(MAX_FIELDS), FieldEncoder()
         self.ours: dict[StreamType, int] = {}
+        self.is_over = False
 
     # What the endpoint tells us.
 
@@ -84,7 +85,9 @@ class Talk:
         pass
 
     def guarded(self, call: Any, *arguments: Any) -> None:
-        """An error of the connection: CONNECTION_CLOSE says which."""
+        """An error of the connection: CONNECTION_CLOSE says which, and nothing is looked at any more."""
+        if self.is_over:
+            return
         try:
             call(*arguments)
         except self.exercise.Http3Error as error:
@@ -99,6 +102,7 @@ class Talk:
 
     def give_up(self, code: int) -> None:
         print(f"! CONNECTION_CLOSE: {name_of(code)}", flush=True)
+        self.is_over = True
         self.link.close(code)
 
     # In.
