@@ -199,6 +199,20 @@ def test_the_rules_of_the_lab_s_own_cases(size):
     assert not wrong, "\n".join(f"{name}: {one}" for name, one in wrong.items())
 
 
+SMALL = st.tuples(st.integers(0, 16), st.binary(max_size=6)).map(lambda frame: asking.wire(*frame))
+PUTS = st.tuples(st.sampled_from((0, 0, 2, 2, 4, 6, 10, 14)), SMALL | st.binary(max_size=4), st.booleans())
+
+
+@quick
+@given(st.lists(PUTS, max_size=8), st.booleans())
+def test_whatever_comes_raises_nothing_but_the_peer_s_errors(puts, greeted):
+    steps = [*(HELLO if greeted else ()), *(On(stream, data, end) for stream, data, end in puts)]
+    ended = set()
+    steps = [one for one in steps if not (one.stream in ended or (ended.add(one.stream) if one.end else False))]
+    for size in (0, 1):
+        assert talked(solution, steps, size).closed != http3_frames.ErrorCode.INTERNAL_ERROR
+
+
 def aioquic_says(steps):
     """The error with which aioquic's server closes, if it does."""
     closed, count = [], itertools.count(3, 4)

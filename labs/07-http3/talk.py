@@ -22,7 +22,7 @@ from aioquic.quic import events
 from certs.quic import quic_server
 from protocols.errors import RemoteProtocolError
 from protocols.http3_frames import ErrorCode, Frame, FrameType, SettingCode, StreamType, encode, grease, settings
-from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder
+from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, TooLarge
 from protocols.quic_packets import encode_varint
 from servers.quic_endpoint import Endpoint, Link, open_socket
 
@@ -94,6 +94,8 @@ class Talk:
             self.give_up(error.code)
         except RemoteProtocolError as error:  # QPACK's
             self.give_up(error.code)
+        except TooLarge:  # A short section that stands for many fields.
+            self.give_up(ErrorCode.EXCESSIVE_LOAD)
         except Exception as error:
             own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == self.exercise.__file__]
             lines = [*traceback.format_list(own), *traceback.format_exception_only(error)]
