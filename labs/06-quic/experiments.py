@@ -73,7 +73,7 @@ def quick_enough(net: Network, name: str, most: float, once: Callable[[], float]
     """The best of up to four tries: a busy machine makes some of them slow."""
     tries = [once()]
     while min(tries) > most and len(tries) < 4:
-        net.note(f"{name} took {tries[-1]:.0f} ms. This machine may be busy: once more.")
+        net.note(f"{name} took {tries[-1]:.0f} ms, more than {most:g}. Perhaps this machine is busy: once more.")
         tries.append(once())
     return min(tries)
 
@@ -376,8 +376,8 @@ async def onlooker(net: Network) -> None:
     title="Packet 57 is lost",
     link=Link(delay_ms=10),
     question="And then? In which packet does what was in it come again?",
-    choices=("57, as a segment of TCP", "the next one", "never: it is UDP"),
-    answer="the next one",
+    choices=("57, as a segment of TCP", "a later one, with a number of its own", "none: it is UDP"),
+    answer="a later one, with a number of its own",
 )
 async def loss_recovery(net: Network) -> None:
     """A packet has a number, and data have a place in their stream: two things, where TCP's sequence number is both.
@@ -517,10 +517,10 @@ async def head_of_line(net: Network) -> None:
         net.set_link(lossy, "server", "client")
         began = time.time()
         both = net.client.run(racing.follow_all(client, origin, 12)), net.client.run(follow_all(connection))
-        feeds = await racing.with_a_clock(net, asyncio.gather(*both))
+        feeds, still = await racing.with_a_clock(asyncio.gather(*both))
         net.set_link(Link())  # The good-byes need not take as long.
     over_tcp, over_quic = racing.lanes(net, ("streams of HTTP/2 over TCP", "streams of QUIC"), feeds, began)
-    for line in racing.table(over_tcp, over_quic):
+    for line in racing.table(over_tcp, over_quic, still=still):
         net.note(line)
     net.exactly("packets lost, TCP", len(over_tcp.lost), 1)
     net.exactly("packets lost, QUIC", len(over_quic.lost), 1)
@@ -529,7 +529,8 @@ async def head_of_line(net: Network) -> None:
         picture = net.capture.with_name("quic-head-of-line.svg")
         rate = f"1000 bytes on each stream every {1000 * racing.PERIOD:g} ms; round trip 100 ms. "
         subtitle = rate + "Both at the same time, on the same link."
-        waterfall.write(racing.figure("One lost packet, six feeds", subtitle, over_tcp, over_quic), picture)
+        drawn = racing.figure("One lost packet, six feeds", subtitle, over_tcp, over_quic, still=still)
+        waterfall.write(drawn, picture)
         net.note(f"A waterfall of this: captures/{picture.name}, and as .png")
 
 

@@ -123,17 +123,15 @@ def late(feeds: Sequence[Feed]) -> int:
     return sum(delay > LATE for feed in feeds for delay in feed.delays)
 
 
-async def with_a_clock(net: Network, work: Awaitable[T]) -> T:
-    """Do it, and say for how long this machine stood still meanwhile: readers take that for a stall, too."""
+async def with_a_clock(work: Awaitable[T]) -> tuple[T, float]:
+    """What it gives; and for how long this machine stood still meanwhile, in ms: readers take that for a stall, too."""
     task = asyncio.ensure_future(work)
     longest = 0.0
     while not task.done():
         before = time.perf_counter()
         await asyncio.wait([task], timeout=0.01)
         longest = max(longest, 1000 * (time.perf_counter() - before) - 10)
-    if longest > LATE:
-        net.note(f"This machine stood still for {longest:.0f} ms meanwhile. The readers take that for a stall, too.")
-    return task.result()
+    return task.result(), longest
 
 
 class AnyClient(Protocol):
@@ -368,13 +366,17 @@ def lanes(net: Network, titles: Sequence[str], feeds: Sequence[list[Feed]], sinc
     )
 
 
-def figure(title: str, subtitle: str, *lanes: Lane) -> Figure:
+def figure(title: str, subtitle: str, *lanes: Lane, still: float = 0) -> Figure:
+    if still > LATE:
+        subtitle += f" The machine stood still once, for {still:.0f} ms."
     return Figure(title, subtitle, tuple(lane.panel() for lane in lanes))
 
 
-def table(*lanes: Lane) -> list[str]:
-    """The longest stall of each feed, one line per feed, one column per lane."""
+def table(*lanes: Lane, still: float = 0) -> list[str]:
+    """The longest stall of each feed, one line per feed, one column per lane; and whether it was the machine's."""
     lines = ["longest stall " + "".join(f"{lane.title:>26}" for lane in lanes)]
     for number, feeds in enumerate(zip(*(lane.feeds for lane in lanes), strict=True)):
         lines.append(f"{f'feed {number}':13} " + "".join(f"{feed.longest:>23.0f} ms" for feed in feeds))
+    if still > LATE:
+        lines.append(f"This machine stood still for {still:.0f} ms. To a reader that is a stall, too, over both.")
     return lines

@@ -198,8 +198,11 @@ async def misplaced(net: Network) -> None:
 # -- Head of line ---------------------------------------------------------------------------------------
 
 
-async def both_lanes(net: Network, count: int, period: float, lossy: Link) -> tuple[racing.Lane, racing.Lane]:
-    """Six feeds over HTTP/2 and six over HTTP/3, at the same time, on a link that is *lossy* to the client."""
+async def both_lanes(net: Network, count: int, period: float, lossy: Link) -> tuple[racing.Lane, racing.Lane, float]:
+    """Six feeds over HTTP/2 and six over HTTP/3, at the same time, on a link that is *lossy* to the client.
+
+    Also for how many ms this machine stood still.
+    """
     async with serving_all(net, racing.respond, path_mtu=False) as on_tcp, contextlib.AsyncExitStack() as stack:
         clients = (Client2(ssl=client_context()), Client3())
         for client in clients:
@@ -210,9 +213,9 @@ async def both_lanes(net: Network, count: int, period: float, lossy: Link) -> tu
         net.set_link(lossy, "server", "client")
         began = time.time()
         work = (racing.follow_all(client, origin(net), count, period) for client in clients)
-        feeds = await racing.with_a_clock(net, asyncio.gather(*map(net.client.run, work)))
+        feeds, still = await racing.with_a_clock(asyncio.gather(*map(net.client.run, work)))
         net.set_link(Link())  # The good-byes need not take as long.
-    return racing.lanes(net, ("HTTP/2 over TCP", "HTTP/3 over QUIC"), feeds, began)
+    return (*racing.lanes(net, ("HTTP/2 over TCP", "HTTP/3 over QUIC"), feeds, began), still)
 
 
 @experiment(
@@ -232,14 +235,14 @@ async def head_of_line(net: Network) -> None:
     RFC 9002 §6.1.1; RFC 9114 §1.1)
     """
     lossy = Link(delay_ms=50, drop=tuple(racing.a_piece(30, kind, net.port) for kind in ("tcp", "udp")))
-    tcp, quic = await both_lanes(net, racing.PIECES, racing.PERIOD, lossy)
-    for line in racing.table(tcp, quic):
+    tcp, quic, still = await both_lanes(net, racing.PIECES, racing.PERIOD, lossy)
+    for line in racing.table(tcp, quic, still=still):
         net.note(line)
     net.exactly("packets lost, each", (len(tcp.lost) + len(quic.lost)) / 2, 1)
     racing.measure_one_loss(net, tcp, quic, "HTTP/2", "HTTP/3")
     drawn = racing.figure(
         "One lost packet, six feeds", "1000 bytes on each stream every 40 ms; round trip 100 ms. "
-        "Both at the same time, on the same link.", tcp, quic,
+        "Both at the same time, on the same link.", tcp, quic, still=still,
     )  # fmt: skip
     picture(net, "head-of-line", drawn)
 
@@ -260,7 +263,7 @@ async def losses(net: Network) -> None:
     readers saw may be worse, over both: the congestion window halves at each loss and holds pieces back. (RFC 9000
     §2.2; RFC 9002 §7.3; RFC 5681 §3.2)
     """
-    tcp, quic = await both_lanes(net, 20, 0.1, Link(delay_ms=20, loss=0.05))
+    tcp, quic, still = await both_lanes(net, 20, 0.1, Link(delay_ms=20, loss=0.05))
     for name, lane in (("HTTP/2", tcp), ("HTTP/3", quic)):
         net.measure(f"packets with a piece that were lost, {name}", len(lane.lost), at_least=1, at_most=60)
         late, all_ = racing.late(lane.feeds), sum(len(feed.delays) for feed in lane.feeds)
@@ -269,7 +272,7 @@ async def losses(net: Network) -> None:
     net.measure("late pieces for each, HTTP/3", quic.late, at_least=0.9, at_most=2)
     net.measure("HTTP/2 for one of HTTP/3", tcp.late / quic.late, at_least=1.5)
     drawn = racing.figure("5 % of all packets lost, six feeds", "1000 bytes on each stream every 100 ms; round trip "
-                          "40 ms. Both at the same time, on the same link.", tcp, quic)  # fmt: skip
+                          "40 ms. Both at the same time, on the same link.", tcp, quic, still=still)  # fmt: skip
     picture(net, "losses", drawn)
 
 

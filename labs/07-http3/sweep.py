@@ -39,7 +39,7 @@ async def sweep(net: Network, folder: Path, losses: Sequence[float], seconds: fl
     for loss in losses:
         lossy = Link(delay_ms=DELAY, loss=loss)
         net.set_link(Link(delay_ms=DELAY))
-        tcp, quic = await lab.both_lanes(net, round(seconds / PERIOD), PERIOD, lossy)
+        tcp, quic, still = await lab.both_lanes(net, round(seconds / PERIOD), PERIOD, lossy)
         row = [len(tcp.lost), len(quic.lost)]
         for lane in (tcp, quic):
             delays = sorted(delay for feed in lane.feeds for delay in feed.delays)
@@ -52,7 +52,7 @@ async def sweep(net: Network, folder: Path, losses: Sequence[float], seconds: fl
             f"1000 bytes on each stream every {1000 * PERIOD:g} ms; round trip {2 * DELAY} ms. Both at the same time."
         )
         title = f"Six feeds, {loss:.0%} of the packets lost".replace("%", " %")
-        write(racing.figure(title, about, tcp, quic), folder / f"http3-sweep-{round(100 * loss)}.svg")
+        write(racing.figure(title, about, tcp, quic, still=still), folder / f"http3-sweep-{round(100 * loss)}.svg")
     async with lab.serving_all(net):
         for loss in losses:
             net.set_link(Link(delay_ms=DELAY, loss=loss))
