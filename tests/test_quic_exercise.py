@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from labkit import catalog
 from labkit.check import CheckFailed
+from labkit.grade import grade
 from labkit.learner import load
 from protocols import quic_frames, quic_packets, quic_recovery
 from tests.clone import as_shipped
@@ -414,7 +415,7 @@ MUTANTS = {
     "acks_each_at_once": (
         "ack_due",
         "its ACK may wait for MAX_ACK_DELAY",
-        ("if not in_order or self._waiting >= 2:", "if not in_order or self._waiting >= 1:"),
+        ("at_once = not in_order or self._waiting >= 2", "at_once = not in_order or self._waiting >= 1"),
     ),
     "keeps_calm_about_gaps": (
         "ack_due",
@@ -560,7 +561,13 @@ MUTANTS = {
     "waits_for_the_second": (
         "ack_due",
         "its ACK may wait for MAX_ACK_DELAY, 25 ms",
-        ("                self._due = now + MAX_ACK_DELAY", "                self._due = None"),
+        ("due = now if at_once else now + MAX_ACK_DELAY", "due = now if at_once else None"),
+        ("self._due = due if self._due is None else min(due, self._due)", "self._due = due"),
+    ),
+    "puts_it_off": (
+        "ack_due",
+        "does not put that off",
+        ("due if self._due is None else min(due, self._due)", "due"),
     ),
     "late_is_an_error": (
         "lost_by_number",
@@ -677,11 +684,26 @@ def test_what_a_step_does_can_be_typed(step):
             assert asking.alike(asking.packed(one.arguments), asking.packed(other.arguments))
 
 
+@pytest.mark.parametrize("step", check.STEPS[:-2], ids=lambda step: step.name)
+def test_time_never_goes_back_in_a_script(step):
+    for script in scripts_of(step):
+        times = [one.arguments[-1] for one in script if "T" in asking.FORMS[one.name].upper()]
+        assert times == sorted(times), asking.spoken(script)
+
+
 @pytest.mark.parametrize(
     "text", ["hello", "decode_varint", "decode_varint xy", "receive_ack", "\xff", "encode_varint one"]
 )
-def test_what_nobody_understands_is_answered(text):
-    assert asking.heard(solution, text).startswith("What is that?")
+def test_what_nobody_understands_is_named(text):
+    assert asking.heard(solution, text).startswith(f"What is {text!r}? help says what there is.")
+    assert asking.heard(solution, f"receive 1; {text}; due").startswith(f"What is {text!r}?")
+
+
+@pytest.mark.parametrize("text", ["help", " help\n", "receive 1; due; ack 0.1; help"])
+def test_help_lists_all_calls(text):
+    said = asking.heard(solution, text).splitlines()
+    assert {line.split()[0] for line in said[:-1]} == set(asking.FORMS)
+    assert "receive number [yes|no] [seconds]" in said
 
 
 WORDS = st.sampled_from(
@@ -777,6 +799,105 @@ def test_the_road_s_judge_finds_the_call_that_was_wrong():
         steps_road.judge(here, [good, {**good, "done": False}], lanes, (0, 0))
 
 
+def test_of_a_long_way_the_calls_are_told_that_matter():
+    script = []
+    for n in range(60):
+        script += [asking.call("send", n, True, 0.001 * n), asking.call("receive", n, True, 0.001 * n)]
+    script += [asking.call("receive_ack", [[0, 6], [8, 59]][::-1], 0.0, 0.1), asking.call("lost", 0.1)]
+    found = asking.play(solution, script)
+    assert found[-1] == {"value": [7]}
+    found[-1] = {"value": []}
+    notes = notes_of(*zip(script, found, strict=True))
+    here = Here(solution)
+    lane = road.Lane("client → server", lambda _: road.FINE, None, None)
+    lane.fates.append((7, road.Fate(copies=0)))
+    with pytest.raises(CheckFailed, match="At the client: lost"):
+        steps_road.judge(here, [{"notes": notes}] * 2, [lane], (0, 0))
+    assert here.story[:3] == [
+        "= client → server: 7 lost", "= of 122 calls, the last about packet 7:", "> send(7, eliciting, 7 ms)",
+    ]  # fmt: skip
+    assert here.story[3] == "> receive_ack([8-59, 0-6], 0 ms, 100 ms)"
+    assert here.story[-2:] == ["> lost(100 ms)", "< []"]
+    assert len(here.story) < 12  # More of it is not shown.
+
+
+GIVEN_UP = [
+    # what was said before the last call; what the last may answer, and what it may not
+    (
+        "send 0; send 1; send 2; send 3; receive_ack 1-3 0 1.1; lost 1.1; receive_ack 0-3 0 1.2",
+        ([], [0]),
+        ([1], [0, 0]),
+    ),
+    ("send 0 no 1; send 1 yes 1; receive_ack 1 0 1.1; receive_ack 0-1 0 1.2", ([], [0]), ([1], [0, 1])),
+    ("send 0 yes 1; send 1 yes 1; receive_ack 1 0 1.1; receive_ack 0-1 0 1.2", ([0],), ([], [0, 1])),
+]
+
+
+@pytest.mark.parametrize(("typed", "good", "bad"), GIVEN_UP)
+def test_what_was_given_up_may_be_named_when_it_comes(typed, good, bad):
+    script = [asking.typed(one) for one in typed.split("; ")]
+    found = asking.play(solution, script)
+    for answer in good:
+        assert asking.first_wrong(script, [*found[:-1], {"value": answer}]) is None
+    for answer in bad:
+        assert asking.first_wrong(script, [*found[:-1], {"value": answer}]) == len(script) - 1
+    again = [*script, script[-1]]
+    assert asking.first_wrong(again, [*found[:-1], {"value": [0]}, {"value": [0]}]) == len(script)
+
+
+KEEPS_ALL = '''
+
+class Sent(Sent):
+    """Believes the word: "its numbers that no ACK had before"; what was lost or overtaken is in it, too."""
+
+    def __init__(self):
+        super().__init__()
+        self._all, self._told = set(), set()
+
+    def send(self, number, eliciting, now):
+        self._all.add(number)
+        super().send(number, eliciting, now)
+
+    def receive_ack(self, ack, now):
+        super().receive_ack(ack, now)
+        new = {n for n in self._all - self._told if any(a <= n <= b for a, b in ack.ranges)}
+        self._told |= new
+        return sorted(new)
+
+
+class Received(Received):
+    """Another way to the same: when an ACK is due is worked out when somebody asks."""
+
+    def __init__(self):
+        super().__init__()
+        self._dues = []
+
+    def receive(self, number, eliciting, now):
+        self._due = None
+        new = super().receive(number, eliciting, now)
+        if self._due is not None:
+            self._dues.append(self._due)
+        return new
+
+    def due(self):
+        return min(self._dues, default=None)
+
+    def ack(self, now):
+        frame = super().ack(now)
+        if frame:
+            self._dues.clear()
+        return frame
+'''
+
+
+def test_books_that_keep_what_was_given_up_pass_on_the_road_too(tmp_path):
+    path = tmp_path / "exercise.py"
+    path.write_text(SOLUTION + KEEPS_ALL, encoding="utf-8")
+    assert verdict(exercise_of(SOLUTION + KEEPS_ALL, "keeps_all")) == ("", None)
+    _, verdicts = grade(catalog.lab("quic"), path, tmp_path / "check.pcapng")
+    assert {one["state"] for one in verdicts} == {"passed"}, verdicts
+
+
 # -- The journey ---------------------------------------------------------------------------------------
 
 
@@ -805,7 +926,10 @@ def test_a_journey_is_told_packet_by_packet():
         (["--file", str(LAB / "solution.py")], 0, "= packet 5 is lost: "),
         (["--file", str(LAB / "solution.py"), "--pieces", "3", "--lost", "2"], 0, ": piece 2, again: 2 had it first"),
         (["--file", str(LAB / "solution.py"), "--pieces", "3", "--twice", "0"], 0, "3,000 bytes of 3,000 have arrived"),
+        (["--file", str(LAB / "solution.py"), "--pieces", "3", "--lost", "999"], 0, "! There was no packet 999: the"),
         (["--late", "x"], 2, "--late wants two numbers"),
+        (["--lost", "-1"], 2, "packets are numbered from 0"),
+        (["--file", "nope.py"], 2, "There is no file nope.py."),
     ],
 )
 def test_a_journey_on_sockets(options, status, wanted):

@@ -141,11 +141,15 @@ def by_hand_role(exercise: ModuleType, host: str, port: str) -> None:
 
 
 def heard(exercise: ModuleType, text: str) -> str:
-    """Play what somebody typed; say what came of it."""
-    try:
-        script = [typed(one) for one in re.split(r"[;\n]", text) if one.strip()]
-    except (ValueError, IndexError):
-        return "What is that? For example: decode_varint 7bbd; receive 3; receive 5; ack\n"
+    """Play what somebody typed, if all of it can be understood; say what came of it."""
+    script, lines = [], [one.strip() for one in re.split(r"[;\n]", text) if one.strip()]
+    if "help" in lines:
+        return HELP
+    for line in lines:
+        try:
+            script.append(typed(line))
+        except (ValueError, IndexError):
+            return f"What is {line[:60]!r}? help says what there is. Nothing was called.\n"
     found = play(exercise, script)
     return "".join(f"{shown(one)} -> {told(one, said)}\n" for one, said in zip(script, found, strict=False))
 
@@ -155,6 +159,12 @@ FORMS = {  # what each call takes: data, number, ranges, time; a small letter ma
     "receive": "Net", "ranges": "", "due": "", "ack": "t", "forget": "N", "largest": "",
     "send": "Net", "receive_ack": "Rtt", "lost": "t", "timer": "",
 }  # fmt: skip
+
+WORDS = {"N": "number", "D": "bytes", "T": "seconds", "E": "yes|no", "R": "ranges"}
+HELP = "".join(
+    " ".join([name, *(WORDS[form] if form.isupper() else f"[{WORDS[form.upper()]}]" for form in forms)]) + "\n"
+    for name, forms in FORMS.items()
+) + "Bytes are hex, ranges like 5-8,0-2; between two calls is a ; and each line has new books.\n"  # fmt: skip
 
 
 def typed(text: str) -> Call:
@@ -214,9 +224,27 @@ async def hold(c: Check, *scripts: Sequence[Call], random: bool = False) -> None
 
 
 def first_wrong(script: Sequence[Call], found: Sequence[dict[str, Any]]) -> int | None:
+    asks: dict[int, bool] = {}  # of the packets on the way: does it ask for an ACK?
+    given_up: set[int] = set()  # Nobody waits for them, and the RFC does not say whether their ACK is news.
     for at, (one, said, wanted) in enumerate(zip(script, found, play(solution, script), strict=False)):
+        if one.name == "receive_ack" and isinstance(said.get("value"), list):
+            late = {n for n in given_up if n in said["value"] and any(a <= n <= b for a, b in one.arguments[0])}
+            said = {"value": list(said["value"])}
+            for number in late:  # It names each once.
+                said["value"].remove(number)
+            given_up -= late
         if not same(one.name, said, wanted):
             return at
+        if one.name == "send":
+            asks[one.arguments[0]] = one.arguments[1]
+        elif one.name in ("receive_ack", "lost") and "value" in wanted:
+            for number in wanted["value"]:
+                asks.pop(number, None)
+            if one.name == "lost":
+                given_up.update(wanted["value"])
+            else:
+                given_up.update(n for n, asked in asks.items() if not asked and n < one.arguments[0][0][1])
+                asks = {n: asked for n, asked in asks.items() if n not in given_up}
     return None
 
 
@@ -265,23 +293,30 @@ def show(
     script: Sequence[Call],
     found: Sequence[dict[str, Any]],
     why: str = "",
-    after: Sequence[str] = (),
+    before: Sequence[str] = (),
 ) -> None:
-    """Tell a script up to the call that was answered wrongly, and lines *after* it; fail. *why*: if no call says it."""
+    """Tell lines *before*, and a script up to the call that was answered wrongly; fail. *why*: if no call says it."""
     rights = play(solution, script)
     c.story.clear()
-    if (kind := kind_of(script[at])) and not after:
+    if (kind := kind_of(script[at])) and not before:
         c.did(f"= a new {kind}: it knows nothing of what others were told")
-    for number, end in runs(script[: at + 1], found):
-        one, said = script[number], found[number]
-        c.did(f"> {shown(one, [other.arguments[0] for other in script[number:end] if end > number + 1])}")
+    for line in before:
+        c.did(line)
+    calls, answers = script[: at + 1], found[: at + 1]
+    if before and at >= FEW:
+        numbers = in_question(script[at], found[at], rights[at])
+        telling = [*about(numbers, calls, answers), at]
+        what = f"packet {number(min(numbers))}" if numbers else f"{script[at].name}()"
+        c.did(f"= of {at + 1} calls, the last about {what}:")
+        calls, answers = [script[i] for i in telling], [found[i] for i in telling]
+    for first, end in runs(calls, answers):
+        one, said = calls[first], answers[first]
+        c.did(f"> {shown(one, [other.arguments[0] for other in calls[first:end] if end > first + 1])}")
         start, stop, text = one.mark
-        if number == at and stop:
+        if end == len(calls) and stop:
             c.did(" " * (len(one.name) + 3 + 3 * start) + "^" * (3 * (stop - start) - 1) + f" {text}")
         if one.name not in QUIET or "value" not in said:
-            c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}{' each' if end > number + 1 else ''}")
-    for line in after:
-        c.did(line)
+            c.did(f"{'<' if 'value' in said else '!'} {told(one, said)}{' each' if end > first + 1 else ''}")
     one, said, right = script[at], found[at], rights[at]
     why = next((earlier.why for earlier in reversed(script[: at + 1]) if earlier.why), why)
     prefix = f"{one.name}() raised {said['raised']}. " if "raised" in said else ""
@@ -296,6 +331,35 @@ def show(
 
 
 QUIET = ("send", "forget")  # They return nothing.
+FEW = 5  # calls of a long script that are told: a verdict has a dozen lines
+
+
+def in_question(one: Call, said: dict[str, Any], right: dict[str, Any]) -> set[int]:
+    """The packets that a wrong answer is about: those that are in it and should not be, or the other way round."""
+    if one.name in ("receive", "send", "forget"):
+        return {one.arguments[0]}
+    edges = []
+    for answer in (said.get("value"), right.get("value")):
+        with contextlib.suppress(solution.QuicError, TypeError, KeyError, ValueError):
+            if one.name == "ack":
+                answer = [n for pair in solution.decode_ack(bytes.fromhex(answer["hex"]), 0).ranges for n in pair]
+            edges.append({n for n in answer if isinstance(n, int)})
+    return set.symmetric_difference(*edges) if len(edges) == 2 else set()
+
+
+def about(numbers: set[int], calls: Sequence[Call], answers: Sequence[dict[str, Any]]) -> list[int]:
+    """Which calls before the last tell of the first of these packets, and the last that was like it."""
+    least, last = min(numbers, default=-1), len(calls) - 1
+    found, similar = [], []
+    for at, (one, said) in enumerate(zip(calls[:last], answers, strict=False)):
+        if kind_of(one) != kind_of(calls[last]):
+            continue
+        named = said["value"] if isinstance(said.get("value"), list) else []
+        if (one.name in ("send", "receive", "forget") and one.arguments[0] == least) or least in named:
+            found.append(at)
+        if one.name in (calls[last].name, "receive_ack"):
+            similar.append(at)
+    return sorted({*found[: FEW - 2], *(similar[-1:] if found else similar[2 - FEW :])})
 
 
 def runs(script: Sequence[Call], found: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:

@@ -55,6 +55,8 @@ class Received:  # TODO C
 
 
 class Sent:  # TODO D
+    # A packet may arrive after it was given up: lost() has named it, or it asked for no ACK and a later one arrived.
+    # Nobody waits for it any more, so receive_ack() may name it then, or leave it out.
     def send(self, number: int, eliciting: bool, now: float) -> None: ...  # it goes. Numbers rise; some may be skipped
     def receive_ack(self, ack: Ack, now: float) -> list[int]: ...  # its numbers that no ACK had before
     def lost(self, now: float) -> list[int]: ...  # those lost since it was asked last: after each ACK, and by timer()

@@ -108,6 +108,11 @@ def main() -> int:
         fates |= {int(n): road.Fate(behind=int(m)) for n, _, m in (one.partition(":") for one in options.late)}
     except ValueError:
         parser.error("--late wants two numbers: 9:2 is packet 9, overtaken by two others")
+    if fates and min(fates) < 0:
+        parser.error("packets are numbered from 0")
+    if not options.file.is_file():
+        print(f"There is no file {options.file}.", file=sys.stderr)
+        return 2
     print("  on the road: " + (", ".join(f"{n} {fate}" for n, fate in sorted(fates.items())) or "nothing happens"))
     try:
         client, server = travel(options.file.resolve(), fates, options.pieces)
@@ -120,6 +125,8 @@ def main() -> int:
               "ACK": server["packets"]}  # fmt: skip
     told = ", ".join(f"{count} {name}{'s' * (count != 1 and ' ' not in name)}" for name, count in counts.items())
     print(f"  {server['came']:,} bytes of {1000 * options.pieces:,} have arrived: {told}")
+    if never := [str(n) for n in sorted(fates) if n >= client["packets"]]:
+        print(f"  ! There was no packet {', '.join(never)}: the last was {client['packets'] - 1}.")
     if not server["whole"]:
         print("  They are not all, or not those that were sent: `make quic-check` says which call was wrong.")
     return 0 if server["whole"] else 1

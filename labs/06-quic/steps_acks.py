@@ -190,12 +190,13 @@ async def ack_read(c: Check) -> None:
     "is it the next of those that do; how many of them has no ACK answered yet?",
     where="Not eliciting: due() stays what it was. Else: if a number is below the largest eliciting one, or something "
     "is missing between the two, the ACK is due now; and also for the second since the last ACK. A single one waits "
-    "for MAX_ACK_DELAY. ack() makes due() None again.",
+    "for MAX_ACK_DELAY. What is due is never put off by a packet that comes later. ack() makes due() None again.",
     code="""
 if eliciting:
     self._waiting += 1
     in_order = number > self._eliciting and start_of_its_range <= self._eliciting + 1
-    self._due = now if not in_order or self._waiting >= 2 else now + MAX_ACK_DELAY
+    due = now if not in_order or self._waiting >= 2 else now + MAX_ACK_DELAY
+    self._due = due if self._due is None else min(due, self._due)
     self._eliciting = max(self._eliciting, number)""",
     seconds=PATIENCE,
 )
@@ -210,12 +211,14 @@ async def ack_due(c: Check) -> None:
         [*came(0, now=1.0), due("One packet came at 1000 ms: its ACK may wait for MAX_ACK_DELAY, 25 ms, and then one "
                                 "ACK does for two.")],
         [*came(0, now=1.0), *came(1, now=1.01), due("The second packet came at 1010 ms: the ACK is due at once.")],
+        [*came(0, now=1.0), *came(1, now=1.5), due("The first packet came at 1000 ms, and no ACK has gone "
+         "since: it was due at 1025 ms, and the second packet does not put that off (§13.2.1).")],
         [*came(0, 1, now=1.0), ack, due("The ACK has gone: due() is None."), *came(2, now=2.0),
          due("The first packet after an ACK came at 2000 ms: 25 ms from then.")],
         [*came(0, 1, now=0.9), ack, *came(3, now=2.0), due("3 came and 2 did not: the sender should know at once.")],
         [*came(0, 1, 3, now=0.9), ack, *came(2, now=2.0), due("2 came after 3: the sender, who may take it for lost, "
                                                                "should know at once.")],
-        [*came(0, 1, now=0.9), ack, *came(0, 1, now=0.95, why="0 and 1 come again."), due("0 and 1 came again after "
+        [*came(0, 1, now=0.9), ack, *came(0, 1, now=1.05, why="0 and 1 come again."), due("0 and 1 came again after "
          "the ACK: a copy asks for none. The network made it; a sender of QUIC never uses a number twice.")],
         [*came(0, eliciting=False), due("A packet that has nothing but an ACK asks for none. If it did, two ends would "
                                         "acknowledge each other's ACKs for ever.")],
@@ -224,7 +227,7 @@ async def ack_due(c: Check) -> None:
          due("One packet asks for an ACK, since 1000 ms; those after it ask for nothing and change nothing: 1025 ms.")],
         [*came(0, now=0.9), *came(1, eliciting=False, now=0.9), ack, *came(2, now=2.0),
          due("1, which is not eliciting, is no gap between 0 and 2: the ACK may wait for 25 ms.")],
-        [*came(0, now=0.9), ack, *came(5, eliciting=False, now=0.95), *came(1, now=2.0),
+        [*came(0, now=0.9), ack, *came(5, eliciting=False, now=1.05), *came(1, now=2.0),
          due("1 is the next of those that ask; that 5 came early, which asks for nothing, is no reason to hurry "
              "(§13.2.1).")],
         [*came(0, 1, 3, now=0.9), ack, *came(4, now=2.0), due("2 is missing still, but nothing is between 3 and 4, and "
@@ -292,7 +295,8 @@ async def ack_forgotten(c: Check) -> None:
         [*came(0, 1, 2), forget(2), call("ranges", why="All is known: no ranges."),
          call("largest", why="`largest` stays when ranges are forgotten: decode_number() needs it (§13.2.3)."),
          call("ack", 0.0, why='There is nothing to say: b"".')],
-        [*came(0, 1, 2), forget(2), *came(3, now=1.0), call("ranges", why="3 comes after all was forgotten."),
+        [*came(0, 1, 2), call("ack", 0.0, why="The ACK of 0-2 goes."), forget(2), *came(3, now=1.0),
+         call("ranges", why="3 comes after all was forgotten."),
          call("due", why="3 follows 2, which has been here: nothing is missing, and its ACK may wait for 25 ms.")],
         [*came(*range(10)), forget(6), forget(3), call("ranges", why="An older ACK is acknowledged later: what was "
          "forgotten stays forgotten."), *came(5, why=old)],

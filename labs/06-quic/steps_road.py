@@ -65,10 +65,14 @@ NAMED = {5: Fate(copies=0), 9: Fate(behind=2), 14: Fate(behind=4), 20: Fate(copi
     rfc="RFC 9002 §6.1; RFC 9000 §13.2, §13.3: what was in a lost packet goes again, in a packet with a new number",
     symptom="Each piece was right alone; together they are not. The client sends 40 pieces to the server over real "
     "sockets; the check passes the datagrams on and does to five of them what networks do. What went wrong first is "
-    "told above, call by call.",
-    where="The last lines that were told are of one end: a packet came or went, and what your code said to that. Play "
-    "them by hand: `make quic-exercise`, and in another terminal the calls, one after the other.",
-    code="The solution: labs/06-quic/solution.py. You have written nearly all of it.",
+    "told above, in the few calls that are about one packet.",
+    where="Those calls are of one end: that packet went or came, and what your code said to that. The last one was "
+    "answered wrongly. Play them by hand: `make quic-exercise`, and in another terminal the calls, with a ; between "
+    "them. `.venv/bin/python -m labs.06-quic.journey` tells the whole of it, packet by packet.",
+    code="""
+# What is around your books (transfer.py):
+for n in receive_ack(ack, now): what was in n has arrived; if an ACK was, forget(its largest)
+for n in lost(now): the piece in n goes again, in a packet with the next number""",
     seconds=SECONDS,
 )
 async def named_packets(c: Check) -> None:
@@ -87,8 +91,13 @@ async def named_packets(c: Check) -> None:
     symptom="Both ends send 80 pieces, and ACKs travel with them; one in sixteen datagrams is lost, some come late, "
     "some twice, and so do the ACKs. What worked for one packet must work for several at a time.",
     where="Here an ACK that is lost must be made good by the next one, and what the peer knows is forgotten. The lines "
-    "above tell the first call that was answered wrongly, and those before it.",
-    code="The solution: labs/06-quic/solution.py. You have written nearly all of it.",
+    "above tell the first call that was answered wrongly, and which were about the same packet before. Packets with an "
+    "ACK alone go both ways, too: they are never lost, but who waits for each of them waits for ever.",
+    code="""
+acked = [n for n in self._on_the_way if any(first <= n <= last for first, last in ack.ranges)]
+for n in acked: del self._on_the_way[n]
+for n in [n for n, (_, eliciting) in self._on_the_way.items() if n < ack.ranges[0][1] and not eliciting]:
+    del self._on_the_way[n]""",
     seconds=SECONDS,
 )
 async def bad_road(c: Check) -> None:

@@ -112,10 +112,9 @@ class Received:
         if eliciting:  # An ACK alone asks for none: or two ends would acknowledge ACKs for ever. (§13.2.1)
             self._waiting += 1
             in_order = number > self._eliciting and joined <= self._eliciting + 1
-            if not in_order or self._waiting >= 2:  # The sender is waiting for such news. (§13.2.1, §13.2.2)
-                self._due = now
-            else:
-                self._due = now + MAX_ACK_DELAY
+            at_once = not in_order or self._waiting >= 2  # The sender is waiting for such news. (§13.2.1, §13.2.2)
+            due = now if at_once else now + MAX_ACK_DELAY
+            self._due = due if self._due is None else min(due, self._due)  # What was promised is not put off.
             self._eliciting = max(self._eliciting, number)
         return True
 
