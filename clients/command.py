@@ -55,6 +55,18 @@ def main(
         return 1 if is_late or broken else 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        finish()
+
+
+def finish() -> None:
+    """What could not be told to a reader who has left (| head) is forgotten: Python would try again, and complain."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 # -- Clients of HTTP: one request, by the options that curl has for it --------------------------------

@@ -69,6 +69,7 @@ from protocols.tls_numbers import readable
 __all__ = ["Connection", "Ended", "QuicError", "Stream", "StreamReset", "Ticket", "connect"]
 
 PORT = 7006
+PATIENCE = 3  # seconds that the server has to try a new path
 
 log = logging.getLogger("clients.quic")  # Silent, unless main() gives it a voice.
 
@@ -187,14 +188,28 @@ async def talk(options: argparse.Namespace, ticket: Ticket | None, early: bool) 
         """What can be done with a connection while data flow."""
         await some.wait()
         if options.rebind:
+            before = connection.quic.challenges
             connection.rebind()
             say("our port is %d now, and nobody was told: so does a NAT", connection.local_address[1])
+            await challenged(connection, before)
         if options.migrate:
+            before = connection.quic.challenges
             await connection.migrate()
             say("we have moved to port %d, with another connection ID", connection.local_address[1])
+            await challenged(connection, before)
         if options.update_keys:
             await connection.update_keys()
             say("both sides have new keys")
+
+    async def challenged(connection: Connection, before: int) -> None:
+        """Wait until the server has made sure that we are where our packets come from (RFC 9000 §9.3)."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await connection.until(lambda: connection.quic.challenges > before)
+                await connection.ping()  # It follows our PATH_RESPONSE.
+            say("the server has made sure that we are there")
+        except TimeoutError:
+            say("the server has not asked whether we are there")
 
     some = asyncio.Event()
     begun: list[tuple[float, int]] = []

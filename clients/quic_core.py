@@ -17,6 +17,7 @@ import service_identity
 from aioquic import tls
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicReceiveContext
 from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.packet import QuicTransportParameters, pull_quic_transport_parameters
 from cryptography import x509
@@ -38,6 +39,8 @@ class ClientConnection(Connection):
     """That a server offered which does not speak ours."""
     server_parameters: QuicTransportParameters | None = None
     """What the server has told in its handshake (RFC 9000 §18.2)."""
+    challenges = 0
+    """PATH_CHALLENGEs that the server has sent: so often did it look whether we are where we seem to be."""
 
     def __init__(self, *, configuration: QuicConfiguration, **arguments: Any) -> None:
         self._trusted: crypto.X509Store | None = None
@@ -115,6 +118,10 @@ class ClientConnection(Connection):
         size = self._configuration.max_datagram_size
         self._max_datagram_size = self._loss._cc._max_datagram_size = size  # type: ignore[attr-defined]
         self._loss._pacer._max_datagram_size = size
+
+    def _handle_path_challenge_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
+        super()._handle_path_challenge_frame(context, frame_type, buf)
+        self.challenges += 1
 
     def _update_traffic_key(self, direction: Any, epoch: Any, cipher_suite: Any, secret: bytes) -> None:
         """The server's Finished is good, and ours is not sent yet: the moment to look at its certificate."""

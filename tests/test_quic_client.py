@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -872,9 +873,30 @@ async def test_the_command_tells_every_flight(tmp_path):
             code, out, _ = await run("--port", port, "--ticket", str(file), "--rebind", "--migrate", "--update-keys")
             assert code == 0
             assert expected in out
-            assert "PATH_CHALLENGE" in out
-            assert "PATH_RESPONSE" in out
-            assert "key phase 1" in out
+            rebound, moved, renewed = out.split("= the server has made sure that we are there")
+            assert "so does a NAT" in rebound
+            assert "RETIRE_CONNECTION_ID" not in rebound.partition("so does a NAT")[2]
+            assert "= we have moved to" in moved
+            for path in (rebound, moved):  # Each is tried in its own time.
+                assert path.index("PATH_CHALLENGE") < path.index("PATH_RESPONSE")
+            assert "key phase 1" not in rebound + moved
+            assert "key phase 1" in renewed
+
+
+async def test_a_reader_who_leaves_early_is_no_mistake():
+    """As in `make quic-client | head -1`."""
+
+    def read_one_line(port: int) -> tuple[int, bytes, bytes]:
+        command = [sys.executable, "-m", "clients.quic", "--port", str(port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            line = process.stdout.readline()
+            process.stdout.close()
+            return process.wait(200 * TICK), line, process.stderr.read()
+
+    async with serve() as server:
+        code, line, err = await asyncio.to_thread(read_one_line, server.address[1])
+    assert (code, err) == (0, b"")
+    assert line.startswith(b"= connecting to")
 
 
 async def test_exit_codes():
