@@ -259,7 +259,7 @@ def png(figure: Figure) -> bytes:
     for shape in drawn:
         paint(draw, shape)
     written = io.BytesIO()
-    image.save(written, "png", optimize=True)
+    image.save(written, "png")
     return written.getvalue()
 
 

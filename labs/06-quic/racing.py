@@ -15,7 +15,9 @@ import asyncio
 import contextlib
 import re
 import socket
+import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -324,8 +326,16 @@ class Lane:
 
     @property
     def late(self) -> float:
-        """How many pieces had to, for each packet lost. By their bytes, for a packet may have some of two."""
-        return sum(part.size for part in self.parts if part.is_late) / len(PIECE) / max(1, len(self.lost))
+        """How many pieces had to, for each packet lost: those that could be read as soon as it had come again.
+
+        The median, for what is sent again may be lost, too, and then it is many. By their bytes: a packet may have
+        some of two.
+        """
+        released = Counter[float]()
+        for part in self.parts:
+            if part.is_late:
+                released[part.read] += part.size
+        return statistics.median(released.values()) / len(PIECE) if released else 0
 
     @property
     def held(self) -> float:
@@ -377,6 +387,10 @@ def table(*lanes: Lane, still: float = 0) -> list[str]:
     lines = ["longest stall " + "".join(f"{lane.title:>26}" for lane in lanes)]
     for number, feeds in enumerate(zip(*(lane.feeds for lane in lanes), strict=True)):
         lines.append(f"{f'feed {number}':13} " + "".join(f"{feed.longest:>23.0f} ms" for feed in feeds))
-    if still > LATE:
-        lines.append(f"This machine stood still for {still:.0f} ms. To a reader that is a stall, too, over both.")
-    return lines
+    return lines + stood(still)
+
+
+def stood(still: float) -> list[str]:
+    """The line that says so, if it did."""
+    words = f"This machine stood still for {still:.0f} ms. To a reader that is a stall, too, over both."
+    return [words] if still > LATE else []

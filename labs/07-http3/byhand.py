@@ -66,7 +66,6 @@ class Talk:
         self.goaways: list[int] = []
         self.receipts = b""  # of the server's decoder, for sections that we have written by hand
         self.is_by_hand = False
-        self.ended: events.ConnectionTerminated | None = None
         self.packed = (0, 0)  # bytes that QPACK made of the last request: instructions for the table, and the fields
         self.early: bool | None = None  # Did the server take what came early? None: not known yet
         self._decoders: dict[int, http3.Decoder] = {}
@@ -76,6 +75,11 @@ class Talk:
         self.control_stream = self.open(StreamType.CONTROL, http3.encode(http3.settings(mine)))
         self.encoder_stream = self.open(StreamType.QPACK_ENCODER)
         self.decoder_stream = self.open(StreamType.QPACK_DECODER)
+
+    @property
+    def ended(self) -> events.ConnectionTerminated | None:
+        """How it has ended, as soon as that is said: the event comes when nothing more can (RFC 9000 §10.2)."""
+        return self.quic._close_event
 
     # Out.
 
@@ -168,8 +172,6 @@ class Talk:
                 self.answers[stream].reset = code
             case events.HandshakeCompleted(early_data_accepted=early):
                 self.early = early
-            case events.ConnectionTerminated():
-                self.ended = event
 
     def _read(self, stream: int, data: bytes, end: bool) -> None:
         decoder = self._decoders.setdefault(stream, http3.Decoder())
