@@ -270,6 +270,13 @@ class Connection(QuicConnection):
             self._close_event = events.ConnectionTerminated(QuicErrorCode.NO_ERROR, None, "stateless reset")
             self._close_begin(is_initiator=False, now=now)
             return
+        if not (self._is_client or self._handshake_confirmed) and self._network_paths:
+            # Nobody may move yet (§9). What comes from elsewhere is heard, and answered where the first packet came
+            # from: that address, and no other, is proved by whoever has read our handshake there (§8.1).
+            first = self._network_paths[0]
+            if first.addr != addr:
+                first.bytes_received -= len(data)  # It counts for none.
+                addr = first.addr
         try:
             super().receive_datagram(data, addr, now)
         except Exception:
@@ -491,6 +498,8 @@ class Connection(QuicConnection):
         except RemoteProtocolError as error:  # aioquic would take the last of two (§7.4).
             refuse(QuicErrorCode.TRANSPORT_PARAMETER_ERROR, QuicFrameType.CRYPTO, str(error))
         super()._parse_transport_parameters(data, from_session_ticket)
+        if self._remote_max_idle_timeout == 0:
+            self._remote_max_idle_timeout = None  # None, and not at once (§18.2)
         self._largest = pull_quic_transport_parameters(Buffer(data=data)).max_udp_payload_size or self._largest
         self._sizes = [size for size in self._sizes if self._max_datagram_size < size <= self._largest]
 

@@ -46,7 +46,7 @@ from protocols.quic_frames import (
     encode_parameters,
     parse_parameters,
 )
-from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType
+from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType, TransportParameter
 from protocols.quic_packets import long_header, short_header
 from protocols.tls_numbers import Alert
 from servers import http3, quic, quic_endpoint, quic_talk, site
@@ -225,6 +225,14 @@ def test_transport_parameters():
     assert not wrong, "\n".join(f"{name}: wanted {wanted}, got {found}" for name, (wanted, found) in wrong.items())
 
 
+def test_an_idle_timeout_of_zero_is_none():
+    """RFC 9000 §18.2: then ours alone counts."""
+    pair = Pair(parameters={TransportParameter.MAX_IDLE_TIMEOUT: 0}).settle()
+    heard = pair.now
+    assert pair.server.get_timer() > heard + 10
+    assert pair.server._idle_timeout() == server_configuration().idle_timeout
+
+
 def test_a_handshake_without_a_protocol_in_common_ends_with_an_alert():
     assert ended_with(Pair(alpn=["http/0.8"])) == ErrorCode.CRYPTO_ERROR + Alert.NO_APPLICATION_PROTOCOL
 
@@ -293,6 +301,35 @@ def test_a_new_address_has_to_be_proved_too():
     pair.settle(30)  # It was a lie: nobody there can answer PATH_CHALLENGE, and the client is still where it was.
     assert pair.server.ended is None
     assert pair.server.get_peer_address() == HERE
+
+
+def test_a_handshake_proves_the_address_that_was_answered_and_no_other():
+    """Who has got our flight sends the end of the handshake, and a request, in a victim's name (§8.1, §9.3)."""
+    pair, victim = Pair(configuration=long_chain()), ("127.0.0.9", 9)
+    for data, _ in pair.client.datagrams_to_send(pair.now):
+        pair.server.receive_datagram(data, HERE, pair.now)
+    sent = left = 0
+    for turn in range(60):
+        for data, to in pair.server.datagrams_to_send(pair.now):
+            if to == victim:
+                left += len(data)
+                assert left <= 3 * sent
+            else:
+                pair.client.receive_datagram(data, THERE, pair.now)
+        if pair.client._handshake_complete and not pair.server._handshake_confirmed:
+            pair.client.send_stream_data(0, b"x")
+        spoofed = pair.client._handshake_complete and turn < 50
+        for data, _ in pair.client.datagrams_to_send(pair.now):
+            sent += len(data) if spoofed else 0
+            pair.server.receive_datagram(data, victim if spoofed else HERE, pair.now)
+        if pair.server._handshake_confirmed and not left:
+            pair.server.send_stream_data(0, bytes(200_000))
+        pair.now += 0.01
+        for end in (pair.client, pair.server):
+            if (at := end.get_timer()) is not None and at <= pair.now:
+                end.handle_timer(pair.now)
+    assert pair.server._handshake_confirmed
+    assert not any(path.is_validated for path in pair.server._network_paths if path.addr == victim)
 
 
 def test_who_has_closed_says_so_again_to_who_goes_on_but_less_and_less():
