@@ -78,7 +78,8 @@ class ServerConnection:
         self.is_draining = False
         self.is_last = False  # Is it said which stream is the last?
         self._last = LAST_REQUEST  # the first that we do not take
-        self._next = 0  # the first that the client has not begun
+        self._next = 0  # the first behind all that the client has begun
+        self._skipped: dict[int, None] = {}  # before it, and not begun
         self._quic, self._watch = quic, watch
         self._ready: dict[int, None] = {}  # streams with something to look at, in turns
         self._one_way: dict[int, OneWay] = {}
@@ -141,7 +142,7 @@ class ServerConnection:
 
     def _begin(self, stream: int, now: float) -> Stream:
         one = self.streams[stream] = Stream(stream, self.max_fields, now)
-        self._next = max(self._next, stream + 4)
+        self._is_begun(stream)
         if stream >= self._last:  # It crossed our GOAWAY: to be sent again, elsewhere (§5.2).
             one.state = "refused"
         elif stream in self._stopped:
@@ -150,6 +151,18 @@ class ServerConnection:
         if early := self._early.pop(stream, None):
             one.priority, one.updated = early, True
         return one
+
+    def _is_new(self, stream: int) -> bool:
+        """Has nothing come on it?"""
+        return stream >= self._next or stream in self._skipped
+
+    def _is_begun(self, stream: int) -> None:
+        self._skipped.pop(stream, None)
+        if stream >= self._next:
+            self._skipped.update(dict.fromkeys(range(self._next, stream, 4)))
+            self._next = stream + 4
+        while len(self._skipped) > self.max_streams:  # QUIC allows no more.
+            del self._skipped[next(iter(self._skipped))]
 
     def receive_reset(self, stream: int, code: int, now: float) -> Reset | None:
         """The client ends what it sends, in the middle (RESET_STREAM)."""
@@ -160,6 +173,11 @@ class ServerConnection:
         one = self.streams.get(stream)
         if one is None:
             self._purse.pay(LATE, now, f"RESET_STREAM {stream}")
+            if self._is_new(stream):  # What came before is lost, and not sent again. Our half has to end, too (§4.1).
+                self._is_begun(stream)
+                self._early.pop(stream, None)
+                self._stopped.pop(stream, None)
+                self._quic.reset_stream(stream, ErrorCode.REQUEST_INCOMPLETE)
             return None
         one.ended = True
         return self._cancelled(one, code, now, "RESET_STREAM")
@@ -173,7 +191,7 @@ class ServerConnection:
         one = self.streams.get(stream)
         if one is None:
             self._purse.pay(LATE, now, f"STOP_SENDING {stream}")
-            if stream >= self._next:
+            if self._is_new(stream):
                 self._stopped[stream] = None
                 if len(self._stopped) > REMEMBERED:
                     del self._stopped[next(iter(self._stopped))]
@@ -429,7 +447,7 @@ class ServerConnection:
         self._quic.set_place(stream, place(stream, wanted))
         if stream in self.streams:
             self.streams[stream].priority, self.streams[stream].updated = wanted, True
-        elif stream >= self._next and len(self._early) < self.max_streams:
+        elif self._is_new(stream) and len(self._early) < self.max_streams:
             self._early[stream] = wanted
 
     def _instruction(self, type_: int, data: bytes, now: float) -> None:

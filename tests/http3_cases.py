@@ -270,7 +270,15 @@ CASES = {
     "4.4 CONNECT with a path": ([ask(headers(instead(":method", "CONNECT")))], MALFORMED),
     "4.4 CONNECT to nowhere": ([ask(headers([(":method", "CONNECT")]))], MALFORMED),
     # §4.1.1: "the request is considered rejected", or cancelled
-    "4.1.1 reset without a byte": ([Ends(0)], NOTHING),
+    "4.1.1 reset without a byte": ([Ends(0)], INCOMPLETE),
+    "4.1.1 reset without a byte, when a later one has begun": (
+        [begins(headers(WAITS), stream=4), Ends(0)],
+        INCOMPLETE,
+    ),
+    "4.1.1 stopped before it began, when a later one has begun": (
+        [begins(headers(WAITS), stream=4), Stops(0), ask(headers())],
+        RST(0, ErrorCode.REQUEST_CANCELLED),
+    ),
     "4.1.1 reset in the middle of a frame": ([On(0, b"\x01\x20abc"), Ends(0)], RST(0, ErrorCode.REQUEST_CANCELLED)),
     "4.1.1 reset in the middle of a body": (
         [begins(headers(POST), data(b"a")), Ends(0)],
