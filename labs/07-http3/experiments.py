@@ -271,7 +271,7 @@ async def losses(net: Network) -> None:
     for line in racing.stood(still):
         net.note(line)
     net.measure("late pieces for each, the median, HTTP/2", tcp.late, at_least=2)
-    net.measure("late pieces for each, the median, HTTP/3", quic.late, at_least=0.5, at_most=2)
+    net.measure("late pieces for each, the median, HTTP/3", quic.late, at_least=0.5, at_most=2.5)
     net.measure("HTTP/2 for one of HTTP/3", tcp.late / quic.late, at_least=1.5)
     drawn = racing.figure("5 % of all packets lost, six feeds", "1000 bytes on each stream every 80 ms; round trip "
                           "40 ms. Both at the same time, on the same link.", tcp, quic, still=still)  # fmt: skip
