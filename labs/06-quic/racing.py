@@ -2,9 +2,10 @@
 
 Each feed is a stream on which the server sends 1000 bytes every 40 ms, and the feeds take turns, so that hardly any
 packet has pieces of two. Six of them need 150 kB/s, far less than the link carries or a congestion window lets out
-that has been warmed up: so the rate explains 40 ms between two pieces of a feed, and nothing else does. What a piece
-is late beyond that it has waited for a packet that was lost: a stall. (A download that fills the link shows the same,
-mixed with slow start, queues, and whose turn it was.)
+that has been warmed up: so the rate explains 40 ms between two pieces of a feed. What a piece is late beyond that is a
+stall: it has waited for a packet that was lost, or the machine has stood still. Readers cannot tell these two, so what
+the labs assert is read from the packets (`Part`). (A download that fills the link shows the same, mixed with slow
+start, queues, and whose turn it was.)
 
 The same code asks over HTTP/2 and over HTTP/3, and follows any stream that has a body: only the transport differs.
 """
