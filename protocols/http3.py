@@ -43,6 +43,7 @@ from protocols.http3_frames import (
     parse_priority_update,
     parse_settings,
     settings,
+    thinness,
 )
 from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, TooLarge
 from protocols.http3_streams import LONGEST, OneWay, Settings, Stream, Transport, Watch, place, rank
@@ -53,6 +54,8 @@ PIECE = 16384  # bytes of one answer, before it is the turn of another that is i
 REMEMBERED = 256  # streams that the client has stopped before they began
 INSTRUCTION = 1 / 16  # the price of a byte on QPACK's streams: one can copy an entry of 4 KB (RFC 9204 §4.3.4)
 FREE_INSTRUCTIONS = 1024  # bytes of them per request; a client that asks may fill our table as it likes
+THIN = 1 / 8  # the price of a DATA frame with next to nothing in it,
+FREE_THIN = 16.0  # but of these no message pays for so many: most bodies are short
 PER_UNKNOWN = 1024  # bytes that nobody wants cost as much as a frame that nobody knows
 UPDATE = 1.0  # PRIORITY_UPDATE, and whatever else is allowed on the control stream
 CONTROL_FRAMES = frozenset(FrameType) - {FrameType.DATA, FrameType.HEADERS, FrameType.PUSH_PROMISE}
@@ -266,13 +269,17 @@ class ServerConnection:
 
     def _data(self, one: Stream, frame: Frame, size: int, now: float) -> Event | None:
         data = frame.payload
+        if not frame.length:
+            self._purse.pay(EMPTY, now, frame)
+        elif thin := thinness(frame):
+            one.thin += thin
+            if one.thin > FREE_THIN:
+                self._purse.pay(thin * THIN, now, frame)
         if one.state != "body":
             self._quic.consume(one.id, size)
             if one.state == "nothing":
                 return None
             raise unexpected(frame, "before the head" if one.state == "head" else "behind the trailers")
-        if not frame.length:
-            self._purse.pay(EMPTY, now, frame)
         whole = one.ended and not (frame.left or one.frames.unread)
         if one.awaited is not None:
             one.awaited -= len(data)

@@ -37,12 +37,15 @@ from protocols.http3_frames import (
     parse_numbered,
     parse_settings,
     settings,
+    thinness,
 )
 from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, TooLarge
 from protocols.quic_packets import encode_varint
 
 MAX_FIELDS = 1 << 16  # bytes of the fields of a message, unpacked: so many we allow (§4.2.2), and a server may not care
 MAX_INTERIM = 20  # answers with 1xx before the final one
+THIN = 1 / 32  # of a DATA frame with next to nothing in it; some servers tell their news a few bytes at a time,
+FREE_THIN = 16.0  # and many answers are short
 PER_UNKNOWN = 1024  # bytes that nobody wants cost as much as a frame that nobody knows
 INSTRUCTION = 1 / 16  # of a byte for QPACK's table: one can copy an entry of 4 KB (RFC 9204 §4.3.4)
 FREE_INSTRUCTIONS = 4096  # bytes of them for each request of ours
@@ -126,6 +129,7 @@ class Stream:
         self.trailers: Pairs | None = None
         self.length: int | None = None  # as Content-Length has it
         self.arrived = self.body = 0  # bytes: all, and those of the body
+        self.thin = 0.0  # DATA frames with little in them
         self.handed_out = self.given_back = 0  # as Data; those that nobody needs any more
 
     def count(self, size: int, end: bool) -> None:
@@ -349,6 +353,9 @@ class ClientConnection:
             one.count(len(frame.payload), False)
             if frame.payload:
                 one.handed_out += len(frame.payload)
+                one.thin += (thin := thinness(frame))
+                if thin and one.thin > FREE_THIN:
+                    self._pay(thin * THIN, frame)
                 self._events.append(Data(one.number, frame.payload))
             else:
                 self._pay(EMPTY, frame)

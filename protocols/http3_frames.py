@@ -91,6 +91,7 @@ HTTP2_FRAMES = frozenset((0x02, 0x06, 0x08, 0x09))  # PRIORITY, PING, WINDOW_UPD
 HTTP2_SETTINGS = frozenset((0x00, 0x02, 0x03, 0x04, 0x05))  # what QUIC does itself: §7.2.4.1 forbids them
 _TYPES = frozenset(FrameType)
 _WHOLE = _TYPES - {FrameType.DATA}
+WORTH_IT = 64  # bytes in a DATA frame
 
 
 def grease(n: int) -> int:
@@ -212,6 +213,14 @@ class Decoder:
 def _is_there(data: bytes, at: int) -> bool:
     """Is the number that begins at *at* here to its end? Its first byte says how long it is."""
     return at < len(data) and at + (1 << (data[at] >> 6)) <= len(data)
+
+
+def thinness(frame: Frame) -> float:
+    """How far a DATA frame is from bringing anything: 0 from WORTH_IT bytes on, 1 without any.
+
+    To read one costs the same, whatever is in it: a megabyte in frames of one byte is work for seconds.
+    """
+    return max(0.0, 1 - frame.length / WORTH_IT) if not frame.at else 0.0
 
 
 # -- Payloads ----------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Stream:
 
     __slots__ = (
         "awaited", "began", "ended", "ending", "frames", "has_left", "head", "head_sent", "held", "id", "is_known",
-        "moved", "out", "priority", "resumes", "state", "trailers", "turn", "updated", "waits", "whole",
+        "moved", "out", "priority", "resumes", "state", "thin", "trailers", "turn", "updated", "waits", "whole",
     )  # fmt: skip
 
     def __init__(self, id: int, max_frame: int, now: float) -> None:
@@ -90,6 +90,7 @@ class Stream:
         self.is_known = False  # There was an event of it.
         self.began: float | None = now  # when, if its head is not here yet
         self.awaited: int | None = None  # bytes that Content-Length says are still to come
+        self.thin = 0.0  # DATA frames with little in them
         self.priority = Priority()
         self.held = 0  # bytes of fields that wait
         self.updated = False  # by a frame, which counts more than the field (RFC 9218 §7)

@@ -440,6 +440,8 @@ CASES = [
     malformed("trailers with Connection", "4.2", head(), data(), fields(("connection", "close"))),
     # Floods: what brings nothing has a price (§10.5).
     Case("1001 empty frames of DATA", "10.5", [on(head(), *[data(b"")] * 1001)], CLOSE(LOAD)),
+    Case("40 kB, a byte each", "10.5", [on(head(), *[data(b"a")] * 40_000)], CLOSE(LOAD)),
+    Case("10 kB, a byte each", "10.5", [on(head(), *[data(b"a")] * 10_000)], OK, body=b"a" * 10_000),
     Case("1001 unknown frames", "10.5", [on(head(), *[Frame(grease(1))] * 1001)], CLOSE(LOAD)),
     Case("1001 unknown frames on the control stream", "10.5", [control(*[Frame(0x1234)] * 1001)], CLOSE(LOAD)),
     Case("1001 GOAWAYs", "10.5", [control(*[numbered(T.GOAWAY, 4)] * 1001)], CLOSE(LOAD)),

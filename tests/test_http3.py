@@ -587,6 +587,7 @@ FLOODS = {  # what, and how often it may be done at once
     "unknown frames": (lambda i: [begins(GREASE)], 1500),
     "an unknown frame without an end": (lambda i: [On(0, bytes(1200) if i else b"\x21" + b"\xff" * 8)], 1500),
     "empty DATA": (lambda i: [begins(*([] if i else [headers(POST)]), data())], 1500),
+    "DATA, a byte each": (lambda i: [begins(*([] if i else [headers(POST)]), *[data(b"a")] * 10)], 1000),
     "unknown frames on the control stream": (lambda i: [control(GREASE)], 1500),
     "PRIORITY_UPDATE": (lambda i: [control(priority_update(4 * (i % 50), b"u=%d" % (i % 8)))], 1500),
     "GOAWAY": (lambda i: [control(numbered(FrameType.GOAWAY, 0))], 1500),
