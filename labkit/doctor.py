@@ -54,6 +54,9 @@ _TOOLS = (
     ("openssl", "openssl", "a foreign client and server for TLS"),
     ("nghttp", "nghttp2-client", "a foreign client for HTTP/2; with it comes h2load"),
     ("nghttpd", "nghttp2-server", "a foreign server for HTTP/2"),
+    ("gtlsclient", "ngtcp2-client", "a foreign client for QUIC"),
+    ("gtlsserver", "ngtcp2-server", "a foreign server for QUIC"),
+    ("caddy", "caddy", "a foreign server for HTTP/3"),
 )
 
 

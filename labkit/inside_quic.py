@@ -76,7 +76,7 @@ class Datagrams:
         self._onlooker = Onlooker(secrets)
         self._paths: dict[int, _Address] = {}  # connection → where its client was last
         self._latest: dict[tuple[int, bool, str], object] = {}  # of each direction the key phase, and the ID in use
-        self._sent: dict[Hashable, _Pieces] = {}
+        self._sent: dict[Hashable, Pieces] = {}
         self._http3: dict[int, Streams] = {}  # of those connections that speak it
 
     def read(self, source: _Address, target: _Address, payload: bytes) -> Told | None:
@@ -161,7 +161,7 @@ class Datagrams:
         return [f"CRYPTO +{sum(len(piece.data) for piece in pieces)} B{' again' if all(again) else ''}"]
 
     def _was_sent(self, sight: Sight, which: Hashable, frame: Stream | Crypto) -> bool:
-        sent = self._sent.setdefault((sight.number, sight.from_client, type(frame), which), _Pieces())
+        sent = self._sent.setdefault((sight.number, sight.from_client, type(frame), which), Pieces())
         return sent.add(frame.offset, frame.offset + len(frame.data))
 
     def _changed(self, sight: Sight, what: str, value: object, first: object) -> bool:
@@ -216,7 +216,7 @@ def _run(words: list[str], packets: list[Seen]) -> Run | None:
     return None
 
 
-class _Pieces:
+class Pieces:
     """Which bytes of a stream were sent already."""
 
     def __init__(self) -> None:

@@ -5,19 +5,21 @@
 
 Sequence numbers are relative to the first of each direction, as in Wireshark. Of a long run the
 telling packets are shown: the first, the last, what is out of the ordinary, and data rather than bare
-acknowledgements. Equal ones that follow at once share a line: RST seq 49 (×12).
+acknowledgements; of several connections each has its beginning shown. Equal ones that follow at once share a line,
+RST seq 49 (×12), and so does data that was lost together. What a NAT hides is still the host behind it.
 """
 
 from __future__ import annotations
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from labkit import console
 from labkit.inside import Reader
-from labkit.inside_quic import Datagrams, Run
+from labkit.inside_quic import Datagrams, Pieces, Run
 from labkit.lab import ACK, FIN, PSH, RST, SYN, Seen
 from protocols.tls_opened import Secrets
 
@@ -27,21 +29,27 @@ _NOTE = 13  # columns right of it, enough for "  +1000.0 ms"; a longer note goes
 _LANE = 24  # columns between two hosts that leave room for most labels
 _AT_ONCE = 0.005  # seconds; what comes later than that is no burst, and its time matters
 _HALF = 1 << 31
+_BEGINNING, _END = 6, 4  # rungs that are shown in any case, of the beginning and of the end
+_BURST = 0.05  # seconds; what is lost within them, for one reason and on one way, was lost together
+_LOSSES = 4  # for one reason and on one way; more of them tell less than what is rare
+_NAT_SENDS = re.compile(r"the NAT sends it from (\S+) port (\d+)")  # as labkit/link.py puts it
+_NAT_DROPS = "dropped: the NAT knows nobody"
 
 
 @dataclass(frozen=True)
 class Rung:
     """One line of the ladder: the packet, the words on its arrow, and how telling it is.
 
-    Weight 6: lost, or a connection has another port, ID or key. 5: a retransmission, or a path that is tried.
-    4: the first of its kind that carries data, or opens or ends a connection. 3: what the wire or a silence sets
-    apart. 2: one more message, win 0, sack. 1: one more handshake or farewell. 0: the rest.
+    Weight 6: lost, or a connection has another port, ID or key. 5: a retransmission, a path that is tried, a first
+    RST. 4: the first of its kind that carries data, or opens or ends a connection. 3: what the wire or a silence sets
+    apart, or was lost with others. 2: one more message, win 0, sack. 1: one more handshake or farewell. 0: the rest.
     """
 
     packet: Seen
     words: tuple[str, ...]
     weight: int
     connection: Hashable = None  # to which it belongs
+    kind: Hashable = None  # the same for all that carry the same in other numbers
     run: Run | None = None  # of QUIC, that it may be part of
     times: int = 1  # how many equal packets it stands for
     pause: float = 0.0  # ms of silence before it, where that is long
@@ -77,21 +85,22 @@ _Way = tuple[str, int, str, int]  # from host and port, to host and port
 
 @dataclass
 class _Connections:
-    """What a reader keeps in mind: each direction's first sequence number, and how far it has got."""
+    """What a reader keeps in mind: each direction's first sequence number, and what has gone."""
 
     first: dict[_Way, int] = field(default_factory=dict)
-    highest: dict[_Way, int] = field(default_factory=dict)
+    sent: dict[_Way, Pieces] = field(default_factory=dict)
     kinds: set[Hashable] = field(default_factory=set)  # of packets: who to whom, flags and length
     secrets: Secrets = field(default_factory=dict)
     readers: dict[frozenset[tuple[str, int]], Reader] = field(default_factory=dict)
     clients: dict[frozenset[tuple[str, int]], _Way] = field(default_factory=dict)  # the direction that spoke first
     datagrams: Datagrams = field(default_factory=Datagrams)
+    behind: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict)  # a NAT's port → host and port
 
 
 def rungs(packets: Iterable[Seen], secrets: Secrets | None = None) -> list[Rung]:
     """Label and weigh each packet in the light of those before it; *secrets* open what is encrypted."""
     known = _Connections(secrets=secrets or {}, datagrams=Datagrams(secrets))
-    found = [_labelled(p, known) for p in packets]
+    found = _together([_labelled(_inside(p, known), known) for p in packets])
     numbers: dict[Hashable, int] = {}
     for rung in found:
         if rung.connection is not None:
@@ -100,6 +109,36 @@ def rungs(packets: Iterable[Seen], secrets: Secrets | None = None) -> list[Rung]
         for i, rung in enumerate(found):
             if rung.connection is not None:
                 found[i] = replace(rung, words=(f"#{numbers[rung.connection]}", *rung.words))
+    return found
+
+
+def _inside(p: Seen, known: _Connections) -> Seen:
+    """A packet for somebody whom the NAT in front of him has forgotten, as one for him."""
+    if told := _NAT_SENDS.search(p.fate):
+        known.behind[p.protocol, int(told[2])] = p.source, p.source_port
+    elif p.fate.startswith(_NAT_DROPS) and (owner := known.behind.get((p.protocol, p.target_port))):
+        host, port = owner
+        return replace(p, target=host, target_port=port if p.protocol == "tcp" else p.target_port)
+    return p
+
+
+def _together(found: list[Rung]) -> list[Rung]:
+    """Of what was lost together the first is telling, and of losses without end some; and a NAT's other address."""
+    places: dict[Hashable, str] = {}
+    before: dict[Hashable, Seen] = {}
+    losses: Counter[Hashable] = Counter()
+    for i, rung in enumerate(found):
+        p, way = rung.packet, (rung.connection, rung.packet.source)
+        last, before[way] = before.get(way), p
+        if p.dropped and last and last.fate == p.fate and p.time - last.time < _BURST:
+            found[i] = replace(rung, weight=3)
+        elif p.dropped:
+            losses[way, p.fate] += 1
+            found[i] = replace(rung, weight=6 if losses[way, p.fate] <= _LOSSES else 5)
+        if told := _NAT_SENDS.search(p.fate):
+            if places.get(way, told[0]) != told[0]:
+                found[i] = replace(rung, weight=6)
+            places[way] = told[0]
     return found
 
 
@@ -119,10 +158,10 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
     here = (p.source, p.source_port, p.target, p.target_port)
     there = (p.target, p.target_port, p.source, p.source_port)
     repeated = bool(p.flags & SYN) and known.first.get(here) == p.seq
-    if p.flags & SYN or here not in known.first:
+    if (p.flags & SYN and not repeated) or here not in known.first:
         known.first[here] = p.seq
-        known.highest.setdefault(here, 0)
-    seq = (p.seq - known.first[here]) % (1 << 32)
+        known.sent[here] = Pieces()
+    seq = _since(known.first[here], p.seq)
     size = len(p.payload)
     words = [",".join(name for bit, name in _FLAGS if p.flags & bit)]
     kind = (p.source, p.target, *words, str(size))
@@ -130,16 +169,15 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
     known.kinds.add(kind)
     weight = 0
     if p.flags & (SYN | FIN | RST):
-        weight = 4 if new else 1
+        weight = (5 if p.flags & RST else 4) if new else 1
     if size:
         weight = max(weight, 4 if new else 2 if p.flags & (PSH | FIN) else 0)
-    if repeated or (size and seq < known.highest[here] < seq + _HALF):
+    if repeated or (size and known.sent[here].add(seq, seq + size)):
         words.append("again")
         weight = 5
-    known.highest[here] = max(known.highest[here], seq + size if seq + size < _HALF else 0)
     words.append(f"seq {seq}")
     if p.flags & ACK and there in known.first:
-        words.append(f"ack {(p.ack - known.first[there]) % (1 << 32)}")
+        words.append(f"ack {_since(known.first[there], p.ack)}")
     if size:
         words.append(f"len {size}")
         client = known.clients.setdefault(_ends(p), here)
@@ -148,10 +186,15 @@ def _tcp(p: Seen, known: _Connections) -> Rung:
         words.append("win 0")
         weight = max(weight, 2)
     if p.sack and there in known.first:
-        left, right = ((edge - known.first[there]) % (1 << 32) for edge in p.sack[0])
+        left, right = (_since(known.first[there], edge) for edge in p.sack[0])
         words.append(f"sack {left}-{right}")
         weight = max(weight, 2)
-    return Rung(p, tuple(words), _weighed(p, weight), _ends(p))
+    return Rung(p, tuple(words), _weighed(p, weight), _ends(p), kind)
+
+
+def _since(first: int, number: int) -> int:
+    """How far it is from the first: below zero where packets before the first that was seen come late."""
+    return (number - first + _HALF) % (1 << 32) - _HALF
 
 
 def _quic(p: Seen, known: _Connections) -> Rung | None:
@@ -161,7 +204,7 @@ def _quic(p: Seen, known: _Connections) -> Rung | None:
     kind = (p.source, p.target, told.kind)
     weight = told.weight if kind in known.kinds else max(4, told.weight)
     known.kinds.add(kind)
-    return Rung(p, told.words, _weighed(p, weight), ("QUIC", told.connection), told.run)
+    return Rung(p, told.words, _weighed(p, weight), ("QUIC", told.connection), (told.connection, *kind), told.run)
 
 
 def _other(p: Seen) -> Rung:
@@ -204,7 +247,7 @@ def collapse(found: Iterable[Rung]) -> list[Rung]:
         at_once = joined and p.time - last < _AT_ONCE and not rung.pause
         if at_once and _line(joined[-1]) == _line(rung):
             joined[-1] = replace(joined[-1], times=joined[-1].times + 1)
-        elif at_once and (both := _as_run(joined[-1], rung)):
+        elif at_once and (both := _as_run(joined[-1], rung) or _as_loss(joined[-1], rung)):
             joined[-1] = both
         else:
             joined.append(rung)
@@ -222,22 +265,63 @@ def _as_run(before: Rung, rung: Rung) -> Rung | None:
     return replace(before, words=(*number, *run.words), run=run, weight=weight, times=times)
 
 
+def _as_loss(before: Rung, rung: Rung) -> Rung | None:
+    """Both in one, where they are data of one direction that was lost for one reason."""
+    same = [(one.connection, one.packet.source, one.packet.target, one.packet.fate) for one in (before, rung)]
+    if same[0] != same[1] or not rung.packet.dropped:
+        return None
+    weight, times = max(before.weight, rung.weight), before.times + 1
+    if before.run and rung.run and before.run.of == rung.run.of:
+        run = rung.run._replace(first=before.run.first, size=before.run.size + rung.run.size)
+        number = tuple(word for word in before.words[:1] if word.startswith("#"))
+        return replace(before, words=(*number, *run.words), run=run, weight=weight, times=times)
+    sizes = [re.fullmatch(r"len (\d+)", one.words[-1]) for one in (before, rung)]
+    if rung.packet.protocol != "tcp" or not sizes[0] or not sizes[1] or {"again"} & {*before.words, *rung.words}:
+        return None
+    words = (*before.words[:-1], f"len {int(sizes[0][1]) + int(sizes[1][1])}")
+    return replace(before, words=words, weight=weight, times=times)
+
+
 def _line(rung: Rung) -> tuple[str, ...]:
     return (rung.packet.source, rung.packet.target, rung.packet.fate, *rung.words)
 
 
 def select(found: Sequence[Rung], most: int) -> list[int]:
-    """The indices of at most *most* rungs: the first and last, then by weight, earlier first."""
+    """The indices of at most *most* rungs: the first of each connection and the last of all, then by weight.
+
+    Of equal weight that is first of which connection the least is shown, then what is rare, then what is early.
+    """
     if len(found) <= most:
         return list(range(len(found)))
-    keep = set(range(6)) | set(range(len(found) - 4, len(found)))
-    by_weight = sorted(range(len(found)), key=lambda i: (-found[i].weight, i))
-    for i in by_weight:
-        if len(keep) >= most:
-            break
-        if found[i].weight:
-            keep.add(i)
+    keep = {i for of_one in _beginnings(found, most) for i in of_one}
+    telling = [i for i, rung in enumerate(found) if not _is_idle(rung)]
+    keep |= set((telling if len(telling) >= _END else range(len(found)))[-_END:])
+    often = Counter(rung.kind for rung in found)
+    order = [(-rung.weight, _is_idle(rung)) for rung in found]
+    shown = Counter(found[i].connection for i in keep)
+    left = {i for i, rung in enumerate(found) if rung.weight} - keep
+    while left and len(keep) < most:
+        best = min(left, key=lambda i: (*order[i], shown[found[i].connection], often[found[i].kind], i))
+        left.remove(best)
+        keep.add(best)
+        shown[found[best].connection] += 1
     return sorted(keep)
+
+
+def _beginnings(found: Sequence[Rung], most: int) -> list[list[int]]:
+    """The first rungs of each connection, as many of each as there is room for; of all together, if that is none."""
+    each: dict[Hashable, list[int]] = {}
+    for i, rung in enumerate(found):
+        if rung.connection is not None:
+            each.setdefault(rung.connection, []).append(i)
+    share = min(_BEGINNING, (most - _END) // len(each) - 2) if len(each) > 1 else 0
+    return [indices[:share] for indices in each.values()] if share > 1 else [list(range(_BEGINNING))]
+
+
+def _is_idle(rung: Rung) -> bool:
+    """An ACK alone, or somebody asks whether anybody is there, or hears that nobody is: what there is room for."""
+    told = [word for word in rung.words if not word.startswith(("#", "1-RTT", "pn ", "ACK ", "padded ", "to port "))]
+    return rung.packet.protocol == "icmp" or told in ([], ["PING"])
 
 
 def draw(

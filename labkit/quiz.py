@@ -15,6 +15,7 @@ labs/NN-<slug>/questions.toml holds them:
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from typing import Any
 from labkit import console, evidence, progress
 from labkit.catalog import Lab
 from labkit.sandbox import CannotRun
+
+_BYTES = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2})+")  # as some tools print them, where others leave out the colons
 
 TAKES = ("first", "last", "count", "distinct", "sum", "min", "max")
 
@@ -95,12 +98,18 @@ def _number(text: str) -> float:
 
 
 def is_right(question: Question, given: str, right: str) -> bool:
-    """True when what was typed means the right answer: 0x10 is 16, "1,448 bytes" is 1448."""
+    """True when what was typed means the right answer: 0x10 is 16, "1,448 bytes" is 1448, 1f:4E:74 is 1f4e74."""
     words = given.strip().removesuffix(question.unit).strip() if question.unit else given.strip()
+    if _BYTES.fullmatch(words) or _BYTES.fullmatch(right):
+        return _digits(words) == _digits(right)
     try:
         return math.isclose(_number(words), _number(right), rel_tol=question.tolerance, abs_tol=1e-9)
     except (ValueError, OverflowError):
         return words.casefold() == right.casefold()
+
+
+def _digits(text: str) -> str:
+    return text.replace(":", "").lower()
 
 
 def ask(lab: Lab, capture: Path) -> int:

@@ -22,7 +22,7 @@ from clients.quic_core import ClientConnection
 from labkit.evidence import NO_GUESS
 from labkit.inside import Content, Reader
 from labkit.inside_http3 import Streams
-from labkit.inside_quic import Datagrams, _Pieces
+from labkit.inside_quic import Datagrams, Pieces
 from labkit.pcapng import Writer
 from protocols.http2_frames import PREFACE, Flag, Frame, FrameType, encode
 from protocols.quic_frames import Crypto, Stream
@@ -359,7 +359,7 @@ def test_what_is_sent_again_says_so(quic):
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 15)), max_size=30))
 def test_which_bytes_were_sent_before(pieces):
     """However they are cut when they are sent again."""
-    sent, seen = _Pieces(), set()
+    sent, seen = Pieces(), set()
     for start, length in pieces:
         assert sent.add(start, start + length) == (start in seen)
         seen |= set(range(start, start + length))

@@ -168,6 +168,72 @@ def test_an_answer_is_preferred_to_the_ends_of_silences():
     assert "len 12" in "\n".join(draw([*waits[:50], answer, *waits[50:]], HOSTS, 80, most=11))
 
 
+def test_what_comes_before_the_first_that_was_seen_is_below_zero():
+    found = rungs([down(ACK, 5000, 0, b"x" * 100), down(ACK, 3552, 0, b"x" * 100), up(ACK, 0, 3652)])
+    assert [rung.label for rung in found] == [
+        "ACK seq 0 len 100",
+        "ACK seq -1448 len 100",
+        "ACK seq 0 ack -1348",
+    ]
+
+
+def test_what_is_recorded_in_another_order_was_not_sent_again():
+    """A packet that is dropped on its way here is recorded when it left, and before those that it has overtaken."""
+    lost = down(ACK, 1000, 0, b"x" * 100, fate="dropped: the 2nd segment")
+    found = rungs([down(ACK, 0, 0, b"x" * 100), lost, down(ACK, 100, 0, b"x" * 900), down(ACK, 1000, 0, b"x" * 100)])
+    assert [("again" in rung.label) for rung in found] == [False, False, False, True]
+
+
+def from_port(p, port):
+    return replace(p, fate=f"delayed 5.0 ms, the NAT sends it from 10.0.1.254 port {port}")
+
+
+def to_nobody(p, port, seconds=0.0):
+    """What the server sends to a port that the NAT has forgotten."""
+    fate = f"dropped: the NAT knows nobody at 10.0.1.254 port {port}"
+    return replace(p, target="10.0.1.254", target_port=port, fate=fate, time=p.time + seconds)
+
+
+def test_who_is_behind_a_nat_stays_who_he_is():
+    first = [from_port(HANDSHAKE[0], 61001), HANDSHAKE[1], from_port(HANDSHAKE[2], 61001)]
+    lost = [to_nobody(down(ACK, 78 + 100 * i, 0, b"x" * 100), 61001) for i in range(3)]
+    packets = [*first, *lost, from_port(up(ACK, 0, 78, b"abc"), 61002), down(RST, 78)]
+    found = rungs(packets)
+    assert [rung.label for rung in found[3:6]] == [f"ACK seq {n} ack 1 len 100" for n in (1, 101, 201)]
+    assert len({rung.connection for rung in found}) == 1
+    assert {rung.packet.target for rung in found[3:6]} == {"client"}
+    assert [rung.weight for rung in found[3:6]] == [6, 3, 3]  # The first tells all.
+    assert (found[6].weight, found[7].weight) == (6, 5)  # It comes from another port; and is answered with RST.
+    lines = draw(packets, HOSTS, 80)
+    assert any("✗ ─── ACK seq 1 ack 1 len 300 (×3) ─┤" in line for line in lines)
+    assert not any(" > " in line for line in lines)
+
+
+def test_what_was_lost_for_another_reason_or_later_has_a_line_of_its_own():
+    data = [down(ACK, 78 + 100 * i, 0, b"x" * 100) for i in range(4)]
+    fates = ["dropped: the 1st segment", "dropped: the 2nd segment", "dropped: 2 % loss", "dropped: 2 % loss"]
+    lost = [replace(p, fate=fate) for p, fate in zip(data, fates, strict=True)]
+    lost[3] = replace(lost[3], time=lost[3].time + 1)
+    found = collapse(rungs([*HANDSHAKE, *lost]))
+    assert [rung.times for rung in found] == [1] * 7
+    assert [rung.weight for rung in found[3:]] == [6] * 4
+
+
+def test_each_connection_has_its_beginning_shown():
+    packets = []
+    for port in (5000, 5001, 5002):
+        more = [up(PSH | ACK, 0, 78, b"GET"), *(down(ACK, 78 + 9 * i, 3, b"x" * 9) for i in range(20))]
+        for p in [*HANDSHAKE, *more]:
+            mine = {"source_port": port} if p.source == "client" else {"target_port": port}
+            packets.append(replace(p, **mine))
+    unreachable = replace(BASE, protocol="icmp", icmp=(3, 3), source_port=0, target_port=0)
+    shown = select(rungs([*packets, *[unreachable] * 6]), 24)
+    for start in (0, 24, 48):
+        assert {start, start + 1, start + 2, start + 3} <= set(shown)
+    assert len(packets) - 1 in shown  # That nobody is there any more is told where there is room for it.
+    assert len(shown) <= 24
+
+
 def test_nothing_to_draw():
     assert draw([], HOSTS, 100) == []
 
@@ -237,6 +303,34 @@ def test_a_move_and_new_keys_are_shown_out_of_a_long_run(tmp_path):
     assert "from port 50001" in text
     assert "PATH_CHALLENGE" in text
     assert text.count("key phase 1") == 2
+
+
+def test_a_path_that_is_tried_is_shown_among_many_losses(tmp_path):
+    talk = Talk(tmp_path / "keys")
+    talk.go()
+    for stream in range(0, 800, 4):
+        talk.client.send_stream_data(stream, b"x" * 900, end_stream=True)
+        if stream == 400:
+            talk.address = MOVED
+        talk.go(1)
+    packets, secrets = as_packets(talk), key_log((tmp_path / "keys").read_text())
+    for i, p in enumerate(packets[20:], 20):
+        if i % 2 and p.source == "client" and 500 < len(p.payload) < 1200:
+            packets[i] = replace(p, fate="dropped: the NAT knows nobody at 10.0.1.1 port 5000")
+    text = "\n".join(draw(packets, HOSTS, 80, secrets=secrets))
+    assert "PATH_CHALLENGE" in text
+    assert "PATH_RESPONSE" in text
+
+
+def test_runs_that_were_lost_together_are_one_line(quic):
+    packets, secrets = quic
+    fate = "dropped: the NAT knows nobody at 10.0.1.1 port 5000"
+    carries = [i for i, rung in enumerate(rungs(packets, secrets)) if rung.run]
+    gone = next(i for i in carries if {i - 1, i + 1} <= {*carries})
+    lost = [replace(p, fate=fate if i in carries else p.fate) for i, p in enumerate(packets) if i != gone]
+    dropped = [rung for rung in collapse(rungs(lost, secrets)) if rung.packet.dropped]
+    assert sum(rung.times for rung in dropped) == len(carries) - 1
+    assert any(rung.run.last - rung.run.first >= rung.times for rung in dropped)  # also where one between them is not
 
 
 def test_lines_of_quic_fit_the_terminal(quic):

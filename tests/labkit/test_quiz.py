@@ -29,6 +29,13 @@ def test_words_are_compared_without_case():
     assert is_right(PLAIN, "cubic", "CUBIC")
 
 
+@pytest.mark.parametrize(("given", "right"), [("1f:4E:74", "1f4e74"), ("1F4E74", "1f:4e:74"), ("12:34", "1234")])
+def test_bytes_may_have_colons(given, right):
+    assert is_right(PLAIN, given, right)
+    assert not is_right(PLAIN, given, right[:-1] + "5")
+    assert not is_right(PLAIN, given + ":00", right)
+
+
 @pytest.mark.parametrize(
     ("take", "values", "answer"),
     [
