@@ -45,7 +45,7 @@ from protocols.http3_frames import (
     settings,
     thinness,
 )
-from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, TooLarge
+from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, Nameless, TooLarge
 from protocols.http3_streams import LONGEST, OneWay, Settings, Stream, Transport, Watch, place, rank
 from protocols.quic_packets import encode_varint
 
@@ -305,6 +305,8 @@ class ServerConnection:
             raw = self._fields.resume(one.id) if section is None else self._fields.section(one.id, section)
         except TooLarge:
             return self._too_large(one, now)
+        except Nameless:
+            return self._fail(one, ErrorCode.MESSAGE_ERROR, "a field without a name (RFC 9114 §4.2)", now)
         if raw is None:
             one.waits = True
             return None

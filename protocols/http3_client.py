@@ -39,7 +39,7 @@ from protocols.http3_frames import (
     settings,
     thinness,
 )
-from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, TooLarge
+from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, Nameless, TooLarge
 from protocols.quic_packets import encode_varint
 
 MAX_FIELDS = 1 << 16  # bytes of the fields of a message, unpacked: so many we allow (§4.2.2), and a server may not care
@@ -371,6 +371,8 @@ class ClientConnection:
         except TooLarge:
             one.is_settled = True
             raise Malformed("more fields than anybody needs (§4.2.2)", ErrorCode.EXCESSIVE_LOAD) from None
+        except Nameless:
+            raise malformed("a field without a name (§4.2)") from None
         finally:
             self._tell_qpack()
         one.waits = raw is None

@@ -31,6 +31,10 @@ class TooLarge(Exception):
     """More fields than we take. The connection is none the worse for it."""
 
 
+class Nameless(Exception):
+    """A field without a name: malformed, and the fault of one message (RFC 9114 §4.2). The library ends all for it."""
+
+
 class FieldDecoder:
     """What we receive. `out` is for our decoder stream."""
 
@@ -41,7 +45,10 @@ class FieldDecoder:
         self._lsqpack = pylsqpack.Decoder(table, blocked)
 
     def section(self, stream: int, data: bytes) -> Raw | None:
-        """The fields of a section; None: it is blocked. TooLarge, or RemoteProtocolError (§2.2.3)."""
+        """The fields of a section; None: it is blocked. TooLarge, Nameless, or RemoteProtocolError (§2.2.3).
+
+        Of a Nameless one the stream is to be given up: cancel().
+        """
         if data == b"\0\0":  # No fields at all, which the library takes for a section that is cut off.
             return ()
         if count_lines(data) * LINE > self.max_fields:
@@ -119,7 +126,10 @@ def failed() -> RemoteProtocolError:
 
 
 def count_lines(data: bytes) -> int:
-    """How many fields a section has (§4.5), without unpacking any. One that is cut off: as many as are whole."""
+    """How many fields a section has (§4.5), without unpacking any. One that is cut off: as many as are whole.
+
+    Nameless: one has no name. (That of an entry in the table the library gives us as it is.)
+    """
     lines = 0
     try:
         _, at = _integer(data, 0, 8)  # how many inserts it needs
@@ -132,8 +142,10 @@ def count_lines(data: bytes) -> int:
                 _, at = _integer(data, at, 4)
                 at = _skip(data, at, 7)
             elif first & 0x20:  # a name and a value
-                at = _skip(data, at, 3)
-                at = _skip(data, at, 7)
+                size, at = _integer(data, at, 3)
+                if not size:
+                    raise Nameless
+                at = _skip(data, at + size, 7)
             elif first & 0x10:  # an entry that came late
                 _, at = _integer(data, at, 4)
             else:  # its name, and a value

@@ -199,7 +199,13 @@ CASES = {
     # §4.2: "A request or response containing uppercase characters in field names MUST be treated as malformed"
     "4.2 capitals": ([ask(headers(GET, ("X-A", "b")))], MALFORMED),
     "4.2 a name with a space": ([ask(headers(GET, ("x a", "b")))], MALFORMED),
-    "4.2 an empty name, which the library takes for broken": ([ask(headers(GET, ("", "b")))], UNPACKED),
+    "4.2 an empty name": ([ask(headers(GET, ("", "b")))], MALFORMED),
+    "4.2 an empty name, and the stream goes on": ([begins(headers(POST, ("", "b")), data(b"a"))], MALFORMED),
+    "4.2 an empty name in trailers": ([ask(headers(POST), headers([("", "b")]))], MALFORMED),
+    "4.2 an empty name, of the table": (
+        [On(ENCODER, TABLE + insert("", "y")), ask(FROM_TABLE)],
+        MALFORMED,
+    ),
     "4.2 a name with a colon in it": ([ask(headers(GET, ("x:a", "b")))], MALFORMED),
     "4.2 a line break in a value": ([ask(headers(GET, ("x", "a\r\nb: c")))], MALFORMED),
     "4.2 a NUL in a value": ([ask(headers(GET, ("x", "a\0b")))], MALFORMED),

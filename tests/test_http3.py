@@ -48,7 +48,7 @@ from protocols.http3_frames import (
     priority_update,
     settings,
 )
-from protocols.http3_qpack import FieldDecoder, FieldEncoder, TooLarge, count_lines
+from protocols.http3_qpack import FieldDecoder, FieldEncoder, Nameless, TooLarge, count_lines
 from servers import http3, site
 from servers.tls import lab_context
 from tests.conftest import TICK, need_tool
@@ -208,7 +208,8 @@ def test_lines_are_counted_as_they_are_unpacked():
 
 @given(st.binary(max_size=100))
 def test_lines_of_garbage(garbage):
-    assert 0 <= count_lines(garbage) <= max(0, len(garbage) - 2)
+    with contextlib.suppress(Nameless):
+        assert 0 <= count_lines(garbage) <= max(0, len(garbage) - 2)
 
 
 # -- The server's end, in memory ---------------------------------------------------------------------
