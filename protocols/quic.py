@@ -190,6 +190,11 @@ class Connection(QuicConnection):
         """Bytes of all streams that the peer is not known to have: so much is held in memory."""
         return sum(self.buffered(stream) for stream in self._streams)
 
+    def is_stopped(self, stream: int) -> bool:
+        """Nothing can be written: the peer has stopped it, if we know that or not yet, or we have reset it (§3.5)."""
+        found = self._streams.get(stream)
+        return found is not None and found.sender._reset_error_code is not None
+
     def window(self, stream: int) -> int:
         """How many bytes more could be written to this stream and leave, as far as its own limit goes (§4.1)."""
         found = self._streams.get(stream)
