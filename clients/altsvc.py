@@ -123,17 +123,15 @@ class Browser(http2.Client):
             one = self._using.get(origin)  # Too old to begin with, but not to go on with (RFC 7838 §2.2).
         if one is None:
             return None
-        host, port = one.host.strip("[]") or origin.host, one.port
-        self._quic.routes[origin] = host, port
-        authority = Origin("https", host, port).authority
-        asked = request._replace(fields=[*request.fields, ("alt-used", authority)])  # RFC 7838 §5
+        route = one.host.strip("[]") or origin.host, one.port
+        self._quic.use(origin, route)
         is_sent = False
         try:
             can_be_early = request.method in SAFE and request.body is None
             async with asyncio.timeout(self._patience):
                 await self._quic.ready(origin, wait=not can_be_early)
             is_sent = True
-            found: Found = await stack.enter_async_context(self._quic._exchange(asked))
+            found: Found = await stack.enter_async_context(self._quic._exchange(request))
         except (RemoteProtocolError, OSError) as error:
             if is_sent and self._quic.has_one(origin) and not isinstance(error, Unprocessed):
                 raise  # The connection is good; it is the answer that is not.
@@ -142,12 +140,13 @@ class Browser(http2.Client):
             if not may_run or (is_sent and not request.is_repeatable):
                 raise
             return None
-        self.alternatives.works(origin, one)
-        self._using[origin] = one
+        if found[0].route == route:  # Another request may have moved to another meanwhile.
+            self.alternatives.works(origin, one)
+            self._using[origin] = one
         if found[2].status == 421 and request.is_repeatable:  # RFC 7838 §6: whatever the method is
-            log.info("! 421: %s does not speak for this origin", authority)
+            log.info("! 421: %s port %d does not speak for this origin", *route)
             self.alternatives.forget(origin, one)
-            del self._using[origin]
+            self._using.pop(origin, None)
             await stack.aclose()
             return None
         return found

@@ -74,6 +74,14 @@ class Client(http2.Client):
         self.routes: dict[Origin, tuple[str, int]] = {}
         """Host and port to connect to, where these are not the origin's own."""
 
+    def use(self, origin: Origin, route: tuple[str, int]) -> None:
+        """Connect there from now on. What goes elsewhere gets no more requests."""
+        self.routes[origin] = route
+        connections: list[Any] = self._connections
+        for connection in connections:
+            if connection.origin == origin and connection.route != route:
+                connection.retire()
+
     async def ready(self, origin: Origin, wait: bool) -> None:
         """Have a connection on which something was heard not long ago. *wait*: one whose handshake is complete.
 

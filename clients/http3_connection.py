@@ -63,8 +63,16 @@ class Connection:
     patience   seconds in which a sign of life must come when we ask for one
     """
 
-    def __init__(self, origin: Origin, idle: float, patience: float, tickets: dict[Origin, Ticket]) -> None:
-        self.origin, self._idle, self._patience, self._tickets = origin, idle, patience, tickets
+    def __init__(
+        self,
+        origin: Origin,
+        idle: float,
+        patience: float,
+        tickets: dict[Origin, Ticket],
+        route: tuple[str, int] | None = None,
+    ) -> None:
+        self.origin, self.route = origin, route  # an alternative's host and port, if it is one
+        self._idle, self._patience, self._tickets = idle, patience, tickets
         self._http = ClientConnection(observe=WireLog() if log.isEnabledFor(logging.INFO) else None)
         self._exchanges: dict[int, Exchange] = {}
         self._early: set[int] = set()  # streams whose request went out before the handshake was complete
@@ -95,7 +103,7 @@ class Connection:
 
         With a ticket that allows it, and *early*, the handshake is not waited for.
         """
-        self = cls(origin, idle, patience, tickets)
+        self = cls(origin, idle, patience, tickets, route)
         host, port = route or (origin.host, origin.port)
         ticket = tickets.pop(origin, None)  # Used once: two connections with one could be told to be ours.
         early = bool(early and ticket and ticket.allows_early)
@@ -130,6 +138,11 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         return not self._exchanges and not self._line.locked()
+
+    def retire(self) -> None:
+        """It finishes what is under way, and gets no more."""
+        self._is_mute = True
+        self._rest()
 
     async def close(self) -> None:
         """End it, and all that is under way on it."""
@@ -222,6 +235,8 @@ class Connection:
                 raise copy.copy(self._why or in_words(quic, error)) from None
             if not self.is_usable:
                 raise Unprocessed("the connection takes no more requests")
+            if self.route:  # RFC 7838 §5: where it goes, said here, for only the connection knows that for certain
+                pairs = [*pairs, ("alt-used", Origin("https", *self.route).authority)]
             stream = self._http.send_request(pairs, body is None)
             exchange = self._exchanges[stream] = Exchange(stream, self._heard, self._now())
             if not self._quic.is_handshaken:

@@ -443,6 +443,57 @@ async def test_on_another_host(tls):
     assert here.fields[1]["alt-used"] == f"localhost:{quic.address[1]}"
 
 
+async def test_it_moves_on_where_an_alternative_says(tls):
+    """§3.1: what is new replaces what was. And `alt-used` says where the request goes (§5), not where it might."""
+    first, second, here = Site(), Site(), Site()
+
+    def moved(request: site.Request) -> site.Response:
+        found = first.quic(request)
+        return found._replace(fields=(*found.fields, ("alt-svc", f'h3=":{b.address[1]}"')))
+
+    async with http3.serve(respond=moved) as a, http3.serve(respond=second.quic) as b:
+        here.told = f'h3=":{a.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            for _ in range(5):
+                await us.request("GET", url)
+            assert [one.route for one in us._quic._connections if one.is_usable] == [("127.0.0.1", b.address[1])]
+    assert [fields["alt-used"] for fields in first.fields] == [f"127.0.0.1:{a.address[1]}"]
+    assert [fields["alt-used"] for fields in second.fields] == [f"127.0.0.1:{b.address[1]}"] * 3
+
+
+async def test_what_is_under_way_elsewhere_is_finished(tls):
+    """Another place is told of while an answer comes from the old one."""
+    here = Site()
+    async with http3.serve(respond=here.quic) as a, http3.serve(respond=here.quic) as b:
+        here.told = f'h3=":{a.address[1]}"'
+        async with tcp_server(here, tls) as url, browser() as us:
+            await us.request("GET", url)
+            async with us.stream("GET", f"{url}/bytes/2000000") as answer_from_a:
+                us._learn(Origin("https", "127.0.0.1", int(url.rpartition(":")[2])), answer(f'h3=":{b.address[1]}"'))
+                await us.request("GET", url)
+                assert sum([len(piece) async for piece in answer_from_a.body]) == 2_000_000
+    assert [fields["alt-used"][10:] for fields in here.fields[1:]] == [str(a.address[1]), str(b.address[1])]
+
+
+async def test_one_that_answers_does_not_vouch_for_another(tls):
+    """What has failed stays so while its predecessor still answers."""
+    here, nobody = Site(), deaf()
+    async with http3.serve(respond=here.quic) as quic:
+        here.told = f'h3=":{quic.address[1]}"'
+        async with tcp_server(here, tls) as url, browser(patience=10 * TICK) as us:
+            await us.request("GET", url)
+            await us.request("GET", url)
+            origin = Origin("https", "127.0.0.1", int(url.rpartition(":")[2]))
+            us._learn(origin, answer(f'h3=":{nobody.getsockname()[1]}"'))
+            broken = us.alternatives.find(origin, (b"h3",), us._now())
+            us.alternatives.failed(origin, broken, -1e9)  # long ago
+            assert (await us.request("GET", url)).status == 200
+            assert us.alternatives._failures[origin, broken.route][0] == 2
+            assert hop(us, url) == "h2"
+    assert came(nobody)
+    nobody.close()
+
+
 async def test_421(tls):
     """§6: the alternative does not speak for this origin. Whatever the method, it is asked over TCP, and remembered."""
     here = Site()
