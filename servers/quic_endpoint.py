@@ -343,6 +343,8 @@ class Endpoint:
         if not connection.has_begun:
             connection.vanish()  # Nothing could be decrypted.
             return
+        if proof.is_good:
+            self.tokens.spend(token, time.time())
         link = Link(self, connection, ours, peer)
         link.session = self.make_session(link)
         self.touched[link] = None
@@ -353,14 +355,17 @@ class Endpoint:
 
     def connection(self, original: bytes, retried: bytes | None, is_valid: bool, peer: Address) -> Connection:
         """A new one, that knows about our tickets and tokens."""
-        spoken: list[str | None] = []  # under the ticket that the client brings
+        named: list[bytes] = []  # the ticket that the client brings
 
         def fetch(identity: bytes) -> SessionTicket | None:
-            kept = self.tickets.take(identity)
-            if kept is None:
-                return None
-            spoken.append(kept[1])
-            return kept[0]
+            kept = self.tickets.find(identity)
+            named.append(identity)
+            return kept and kept[0]
+
+        def may_be_early() -> bool:
+            """The ticket's secret is proved now: it is taken, so this is asked, and said yes to, once."""
+            kept = self.tickets.take(named[-1])
+            return self.early_data and kept is not None and kept[1] == connection.tls.alpn_negotiated
 
         connection = Connection(
             configuration=self.configuration,
@@ -370,7 +375,7 @@ class Endpoint:
             max_uni_streams=self.limits.max_uni_streams,
             reset_key=self.reset_key,
             address_is_valid=is_valid,
-            accept_early=lambda: self.early_data and spoken == [connection.tls.alpn_negotiated],
+            accept_early=may_be_early,
             new_token=self.tokens.next_time(peer, time.time()),
             path_mtu=self.path_mtu,
             original_destination_connection_id=original,

@@ -1,8 +1,9 @@
 """What a QUIC server gives away and gets back: tokens that prove an address, and tickets that resume a session.
 
-A token costs the server no memory: all that it needs is inside, sealed with a key of its own (RFC 9000 §8.1.4). A
-ticket is kept here, and is good once: so a first flight that somebody has recorded and sends again finds it gone, and
-what it carries is not run a second time (RFC 8446 §8.1, single-use tickets).
+A token costs the server no memory until it comes back: all that it needs is inside, sealed with a key of its own. Then
+it is remembered for as long as it would be good, because it is good once (RFC 9000 §8.1.4). A ticket is kept here, and
+is good for early data once: so a first flight that somebody has recorded and sends again finds it gone, and what it
+carries is not run a second time (RFC 8446 §8.1, single-use tickets).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 RETRY, NEXT_TIME = b"r", b"n"  # the first byte: which kind of token it is (§8.1.1: a server must be able to tell)
 RETRY_SECONDS = 10  # It comes back at once.
 NEXT_TIME_SECONDS = 3600
+MOST_SPENT = 20_000  # tokens of each kind that are remembered; then the oldest of them could be used again
 
 
 class Proof(NamedTuple):
@@ -36,6 +38,7 @@ class Tokens:
 
     def __init__(self, key: bytes) -> None:
         self._seal = AESGCM(hmac.digest(key, b"tokens", "sha256"))
+        self._spent: dict[bytes, dict[bytes, float]] = {RETRY: {}, NEXT_TIME: {}}  # until when, the first to go first
 
     def retry(self, peer: Any, original: bytes, ours: bytes, now: float) -> bytes:
         """For a Retry: bound to address and port, and to the connection ID that the Retry gives out."""
@@ -53,7 +56,14 @@ class Tokens:
         except (InvalidTag, ValueError):
             return Proof(kind == RETRY, False)
         (until,) = struct.unpack_from("!d", plain)
-        return Proof(kind == RETRY, now <= until, plain[8:])
+        return Proof(kind == RETRY, now <= until and token not in self._spent[kind], plain[8:])
+
+    def spend(self, token: bytes, now: float) -> None:
+        """It has been of use, and is of no more: else whoever saw it could have us flood its owner for an hour."""
+        spent = self._spent[token[:1]]
+        while spent and (spent[first := next(iter(spent))] < now or len(spent) >= MOST_SPENT):
+            del spent[first]
+        spent[token] = now + (RETRY_SECONDS if token[:1] == RETRY else NEXT_TIME_SECONDS)
 
     def _close(self, kind: bytes, until: float, bound: bytes, inside: bytes) -> bytes:
         nonce = secrets.token_bytes(12)
@@ -72,7 +82,7 @@ class Tickets:
     """Sessions to resume. Several servers may share them: only one gets a ticket, and only once.
 
     most       that are kept; the oldest go first
-    only_once  False: a ticket may be used again. Do not: early data can then be replayed
+    only_once  False: a ticket may be taken again. Do not: early data can then be replayed
     """
 
     def __init__(self, most: int = 10_000, only_once: bool = True) -> None:
@@ -84,6 +94,13 @@ class Tickets:
         if len(self._kept) > self.most:
             self._kept.popitem(last=False)
 
+    def find(self, identity: bytes) -> tuple[SessionTicket, str | None] | None:
+        """The ticket, and the protocol that was spoken under it: early data is for no other (RFC 8446 §4.2.10).
+
+        It stays: its name can be read in a first flight, and whoever names it need not have its secret (§4.2.11.2).
+        """
+        return self._kept.get(identity)
+
     def take(self, identity: bytes) -> tuple[SessionTicket, str | None] | None:
-        """The ticket, and the protocol that was spoken under it: early data is for no other (RFC 8446 §4.2.10)."""
+        """For who has the secret: early data may come."""
         return self._kept.pop(identity, None) if self.only_once else self._kept.get(identity)

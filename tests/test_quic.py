@@ -49,7 +49,7 @@ from protocols.quic_frames import (
 from protocols.quic_numbers import VERSION_1, VERSION_2, ErrorCode, PacketType, TransportParameter
 from protocols.quic_packets import long_header, short_header
 from protocols.tls_numbers import Alert
-from servers import http3, quic, quic_endpoint, quic_talk, site
+from servers import http3, quic, quic_endpoint, quic_talk, quic_tokens, site
 from servers.quic_tokens import Tickets, Tokens
 from tests.conftest import TICK, cannot, need_tool
 from tests.quic_cases import CASES, LIMITS, MOST, PARAMETERS, new_id, numbers, payloads
@@ -819,6 +819,51 @@ async def test_a_token_for_the_next_time_saves_the_retry():
         async with aioquic(server, configuration=configuration) as connection:
             assert await ask_over(connection, b"count x") == b"2\n"
             assert connection._quic._retry_count == 0
+
+
+async def test_a_token_is_good_once():
+    """§8.1.4: the second who comes with it has to prove the address again; and none is unlimited without that."""
+    tokens, retries = [], []
+    async with quic.serve(retry=True) as server:
+        async with aioquic(server, token_handler=tokens.append) as connection:
+            await ask_over(connection, b"count x")
+        for _ in range(3):
+            configuration = quic_client("localhost", alpn=["lab"], token=tokens[0])
+            async with aioquic(server, configuration=configuration) as connection:
+                await ask_over(connection, b"count x")
+                retries.append(connection._quic._retry_count)
+    assert retries == [0, 1, 1]
+
+
+def test_spent_tokens_are_remembered_while_they_would_be_good_and_not_too_many(monkeypatch):
+    monkeypatch.setattr(quic_tokens, "MOST_SPENT", 100)
+    tokens, here = Tokens(b"k" * 32), ("10.0.0.1", 1)
+    for n in range(1000):
+        for token in (tokens.retry(here, b"original", b"ours", n), tokens.next_time(here, n)):
+            assert tokens.open(token, here, b"ours", n).is_good
+            tokens.spend(token, n)
+            assert not tokens.open(token, here, b"ours", n).is_good
+            assert max(map(len, tokens._spent.values())) <= 100
+    assert len(tokens._spent[b"r"]) <= 12  # seconds
+
+
+async def test_an_onlooker_cannot_spend_a_ticket():
+    """Its name can be read in the Initial. Without its secret the binder is wrong, and the ticket stays."""
+    ran = Ran()
+    async with quic.serve(handler=ran) as server:
+        ticket = await ticket_of(server)
+        wrong = dataclasses.replace(ticket, resumption_secret=bytes(len(ticket.resumption_secret)))
+        _, flight = first_flight(wrong, early=b"order\n")
+        with Wire(server) as wire:
+            wire.send(*flight)
+            assert await wire.receive(), "it is told that the handshake fails"
+        client, flight = first_flight(ticket, early=b"order\n")
+        got = []
+        with Wire(server) as wire:
+            wire.send(*flight)
+            await converse(client, wire, lambda: got.append(answers(client)) or any(got))
+        assert client.tls.early_data_accepted
+        assert ran.lines.count((b"order", True)) == 1
 
 
 async def test_a_busy_server_asks_for_proof_and_a_full_one_refuses():
