@@ -127,8 +127,8 @@ class Talk(Answers):
         self.link.transmit_soon()
 
     def is_early(self, head: Head) -> bool:
-        """QUIC's early data, or somebody's whom a proxy speaks for (RFC 8470 §5.1)."""
-        return self.link.connection.is_early or head.fields.get("early-data") == "1"
+        """Was it in a first flight, which anybody who saw that can send again?"""
+        return self.link.connection.is_early
 
     # Time. One timer per connection; deadlines are numbers. That nothing comes at all, QUIC notices by itself.
 

@@ -325,6 +325,9 @@ def respond(request: Request) -> Response | Awaitable[Response]:
         return HELLO  # What benchmarks ask for, the short way.
     if method not in KNOWN:
         return plain(501, "This method is not known here.")  # RFC 9110 §9.1
+    if method not in semantics.SAFE and request.fields.get("early-data") == "1":
+        # RFC 8470 §5.1: a gateway has got it as early data. Over whichever version it came to us, it may be a replay.
+        return plain(425, "Too early for what changes something: this may be a replay.")
     if target == "*":
         return Response(204, [allow(set().union(*ROUTES.values()))], b"")
     path, _, query = target.partition("?")

@@ -27,6 +27,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import certs
+from certs.contexts import client_context
+from clients import http1 as client_1
+from clients import http2 as client_2
+from clients import http3 as client_3
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.http2 import Data, Pause, Request, Reset, Trailers
 from protocols.http2_messages import Priority
@@ -993,9 +997,21 @@ async def test_what_is_not_safe_is_too_early():
             await peer.until(lambda: peer.completed)
             assert peer.completed.early_data_accepted
             assert (await peer.get("/upload", method="POST", body=b"again", stream=8))[0][":status"] == "200"
-            more = ("early-data", "1")  # A gateway in front of us has got it early.
-            assert (await peer.get("/upload", more, method="POST", body=b"", stream=12))[0][":status"] == "425"
-            assert (await peer.get("/", more, stream=16))[0][":status"] == "200"
+
+
+@pytest.mark.parametrize("version", ["1.1", "2", "3"])
+async def test_what_a_gateway_got_early_is_too_early_over_each_version(version):
+    """RFC 8470 §5.1: Early-Data says so, whatever the gateway speaks with us."""
+    early = [("early-data", "1")]
+    async with http3.serve(ssl=lab_context(alpn=["h2", "http/1.1"])) as server:
+        url = f"https://127.0.0.1:{server.address[1]}"
+        tls = client_context(alpn=["http/1.1" if version == "1.1" else "h2"])
+        one = {"1.1": client_1.Client, "2": client_2.Client}[version](ssl=tls) if version != "3" else client_3.Client()
+        async with one as client:
+            for path, body in (("/upload", b"once"), ("/upload", bytes(300_000)), ("/", b"")):
+                assert (await client.request("POST", url + path, fields=early, body=body)).status == 425
+            assert (await client.request("GET", f"{url}/text", fields=early)).status == 200
+            assert (await client.request("POST", f"{url}/upload", fields=[("early-data", "0")], body=b"")).status == 200
 
 
 # -- Peers that no one here wrote --------------------------------------------------------------------
