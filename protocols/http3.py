@@ -171,7 +171,7 @@ class ServerConnection:
         """The client ends what it sends, in the middle (RESET_STREAM)."""
         self._ignored.discard(stream)
         if stream & 2:
-            self._one_way_ends(stream)
+            self._one_way_ends(stream, now)
             return None
         one = self.streams.get(stream)
         if one is None:
@@ -385,7 +385,7 @@ class ServerConnection:
             way.frames.rest()
         self._quic.consume(way.id, before - way.frames.unread)
         if way.ended:
-            self._one_way_ends(way.id)
+            self._one_way_ends(way.id, now)
 
     def _is_for(self, way: OneWay, type_: int, now: float) -> None:
         if type_ == StreamType.PUSH:
@@ -400,11 +400,14 @@ class ServerConnection:
         if not way.ended:
             self._quic.stop_stream(way.id, ErrorCode.STREAM_CREATION_ERROR)  # §6.2.3: no error, but no use either
 
-    def _one_way_ends(self, stream: int) -> None:
+    def _one_way_ends(self, stream: int, now: float) -> None:
         if stream in self._critical.values():
             text = "the end of a stream that the connection needs (§6.2.1, RFC 9204 §4.2)"
             raise RemoteProtocolError(text, ErrorCode.CLOSED_CRITICAL_STREAM)
-        if way := self._one_way.pop(stream, None):
+        way = self._one_way.pop(stream, None)
+        if way is None or way.type is None:  # §6.2: to be tolerated, but not for ever
+            self._purse.pay(UNKNOWN, now, f"stream {stream}, which has not said what it is")
+        if way:
             self._quic.consume(stream, len(way.frames.rest()))
 
     def _control_frame(self, frame: Frame, now: float) -> None:

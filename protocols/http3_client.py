@@ -285,12 +285,14 @@ class ClientConnection:
 
     def receive_reset(self, stream: int, code: int) -> None:
         """The server sends no more on this stream: RESET_STREAM."""
+        _, kind = self._theirs.pop(stream, (None, -1))
         try:
-            if self._theirs.get(stream, (None, -1))[1] in CRITICAL:
+            if kind in CRITICAL:
                 raise broken("a stream that has to stay is reset (§6.2.1)", ErrorCode.CLOSED_CRITICAL_STREAM)
+            if kind < 0 and stream % 4 == 3:  # It has not said what it is (§6.2).
+                self._pay(UNKNOWN, f"stream {stream}")
         except RemoteProtocolError as error:
             self._fail(error)
-        self._theirs.pop(stream, None)
         one = self._requests.get(stream)
         if one is None or self._error:
             return
@@ -437,6 +439,7 @@ class ClientConnection:
                 self._theirs[stream] = decoder, kind
                 if end:  # §6.2: a stream may end before it has said what it is
                     del self._theirs[stream]
+                    self._pay(UNKNOWN, f"stream {stream}")
                 return
             kind = number
             self._opened(stream, kind)

@@ -448,6 +448,8 @@ CASES = [
     Case("1001 GOAWAYs", "10.5", [control(*[numbered(T.GOAWAY, 4)] * 1001)], CLOSE(LOAD)),
     Case("1001 unknown streams", "10.5", [opened(0x1234, stream=15 + 4 * n, end=True) for n in range(1001)],
          CLOSE(LOAD)),
+    Case("1001 streams without a type", "10.5", [On(15 + 4 * n, b"", True) for n in range(1001)], CLOSE(LOAD)),
+    Case("1001 streams reset before their type", "10.5", [Rst(15 + 4 * n, 0) for n in range(1001)], CLOSE(LOAD)),
     Case("2 MB that nobody wants", "10.5", [on(Frame(0x1234, bytes(2_000_000)))], CLOSE(LOAD)),
     Case("2 MB on a stream that nobody knows", "10.5", [opened(0x1234, bytes(2_000_000))], CLOSE(LOAD)),
     Case("30,000 copies of an entry", "10.5", [

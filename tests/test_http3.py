@@ -597,6 +597,9 @@ FLOODS = {  # what, and how often it may be done at once
     "PRIORITY_UPDATE": (lambda i: [control(priority_update(4 * (i % 50), b"u=%d" % (i % 8)))], 1500),
     "GOAWAY": (lambda i: [control(numbered(FrameType.GOAWAY, 0))], 1500),
     "unknown streams": (lambda i: [one_way(grease(i), b"", NEXT + 4 * i, end=True)], 1500),
+    "streams that end before their type": (lambda i: [On(NEXT + 4 * i, b"", True)], 1500),
+    "streams that end within their type": (lambda i: [On(NEXT + 4 * i, b"\x40", True)], 1500),
+    "streams that are reset before their type": (lambda i: [Ends(NEXT + 4 * i)], 1500),
     "STOP_SENDING for streams that never begin": (lambda i: [Stops(4 * i)], 1500),
     "copies of an entry of QPACK's table": (
         lambda i: [On(ENCODER, b"\0" * 100 if i else TABLE + insert("a", "x" * 2000))],
