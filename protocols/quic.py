@@ -16,6 +16,7 @@ and the time go in, datagrams and events come out. What is here, for both ends:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -40,8 +41,8 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicPacketType, pull_quic_transport_parameters
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
-from aioquic.quic.stream import QuicStream
-from aioquic.tls import CipherSuite, Direction, Epoch, SessionTicket
+from aioquic.quic.stream import QuicStream, StreamFinishedError
+from aioquic.tls import CipherSuite, Direction, Epoch, HandshakeType, SessionTicket
 
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.quic_frames import parse_parameters
@@ -58,6 +59,7 @@ RESET_TOKEN = 16  # bytes (§10.3)
 MAX_ISSUED = 64  # connection IDs of the peer that are remembered, to see whether it contradicts itself
 PATIENCE = 2000  # frames that bring nothing new, in a row; as many a second as PATIENCE_BACK are forgiven (§21.9)
 PATIENCE_BACK = 200
+PRICE_OF_KEYS = 20  # and an update of keys by the peer costs as much as so many frames
 LARGEST = (16384, 8952, 4096, 1472, 1452)  # UDP payloads to try: loopback, jumbo frames, Ethernet with IPv4 and IPv6
 
 
@@ -134,6 +136,7 @@ class Connection(QuicConnection):
         self._wants_new_keys = False
         self._issued: dict[int, tuple[bytes, bytes]] = {}  # the peer's connection IDs and tokens, by number
         self._patience, self._patience_at = float(PATIENCE), 0.0
+        self._datagrams_came = 0  # DATAGRAM frames in this packet
         handlers = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]
         for kind, (handler, epochs) in handlers.items():
             if kind in (QuicFrameType.PATH_RESPONSE, QuicFrameType.RETIRE_CONNECTION_ID):
@@ -282,11 +285,15 @@ class Connection(QuicConnection):
             if first.addr != addr:
                 first.bytes_received -= len(data)  # It counts for none.
                 addr = first.addr
+        keys = self._cryptos.get(Epoch.ONE_RTT)
+        phase = keys and keys.recv.key_phase
         try:
             super().receive_datagram(data, addr, now)
         except Exception:
             log.exception("A datagram that nobody has foreseen")
             self.close(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.PADDING)
+        if keys and keys.recv.key_phase != phase:
+            self._peer_has_new_keys()
         if self._address_is_valid and self._network_paths:
             self._network_paths[0].is_validated = True
             self._address_is_valid = False
@@ -394,16 +401,22 @@ class Connection(QuicConnection):
     ) -> tuple[bool, bool]:
         forgiven = (context.time - self._patience_at) * PATIENCE_BACK
         self._patience, self._patience_at = min(PATIENCE, self._patience + forgiven), context.time
+        self._datagrams_came = 0
         return super()._payload_received(context, plain, crypto_frame_required)
 
     def _count(self, handler: FrameHandler, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         """New bytes, datagrams, and news of what we have sent are work done; resets, and all else, are not."""
         sent = self._spaces[Epoch.ONE_RTT].sent_packets
         before = self._local_max_data.used, len(sent), len(self._events)
-        handler(context, frame_type, buf)
+        with contextlib.suppress(StreamFinishedError):  # A frame of a stream that is over is all right, and no news.
+            handler(context, frame_type, buf)
+        is_news = before != (self._local_max_data.used, len(sent), len(self._events))
+        if frame_type in (QuicFrameType.DATAGRAM, QuicFrameType.DATAGRAM_WITH_LENGTH):
+            self._datagrams_came += 1
+            is_news = self._datagrams_came <= MAX_DATAGRAMS  # A packet with more of them is made of crumbs.
         if frame_type in (QuicFrameType.RESET_STREAM, QuicFrameType.STOP_SENDING):
             self._patience -= 2  # A stream that is opened and reset brings nothing.
-        elif (self._local_max_data.used, len(sent), len(self._events)) == before:
+        elif not is_news:
             self._patience -= 1
         elif self._patience < PATIENCE:
             self._patience += 1
@@ -421,8 +434,13 @@ class Connection(QuicConnection):
     def _handle_crypto_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         receiver = self._crypto_streams[context.epoch].receiver
         start = buf.tell()
-        end = buf.pull_uint_var() + buf.pull_uint_var()
+        offset = buf.pull_uint_var()
+        end = offset + buf.pull_uint_var()
+        first = self.tls._receive_buffer or buf.data_slice(buf.tell(), min(buf.tell() + 1, buf.capacity))
         buf.seek(start)
+        is_next = context.epoch is Epoch.ONE_RTT and offset == receiver.starting_offset() < end
+        if self._is_client and is_next and first[:1] == bytes([HandshakeType.CERTIFICATE_REQUEST]):
+            refuse(QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "CertificateRequest, too late (RFC 9001 §4.4)")
         waiting = end - receiver.starting_offset() + len(self.tls._receive_buffer)
         most = MAX_CRYPTO[self._is_client]
         if (end <= UINT_VAR_MAX and waiting > most) or len(receiver._ranges) > MAX_HOLES:
@@ -496,6 +514,13 @@ class Connection(QuicConnection):
             if self._spaces[Epoch.ONE_RTT].largest_acked_packet >= self._phase_began:
                 self._wants_new_keys, self._phase_began = False, self._packet_number
                 super().request_key_update()
+
+    def _peer_has_new_keys(self) -> None:
+        """So have we: our own next update waits until they are known to be in use (RFC 9001 §6.1)."""
+        self._phase_began = self._packet_number
+        self._patience -= PRICE_OF_KEYS
+        if self._patience < 0:
+            self.close(QuicErrorCode.KEY_UPDATE_ERROR, QuicFrameType.PADDING, "new keys, again and again")
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
         try:

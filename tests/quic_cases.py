@@ -238,6 +238,8 @@ CASES = {
     "21.7 a stream full of holes (SHOULD)": one(
         INTERNAL, *[Stream(0, 2 * n, b"x") if n % 200 else None for n in range(1, 700)]
     ),
+    "9221-5 a few small DATAGRAMs": one(NOTHING, *([*[Datagram(b"x")] * 60, None] * 40)),
+    "21.9 DATAGRAMs of nothing, thousands in a packet (MAY)": one(INTERNAL, *[Datagram(b"")] * 5000),
     "21.9 a flood of PING (MAY)": one(INTERNAL, *([*[Ping()] * 1000, None] * 6)),
     "21.9 a flood of windows that do not grow (MAY)": one(INTERNAL, *([*[MaxData(1)] * 300, None] * 20)),
     "21.9 a flood of empty STREAM frames (MAY)": one(INTERNAL, *([*[Stream(0, 0, b"")] * 300, None] * 20)),

@@ -237,6 +237,53 @@ def test_a_handshake_without_a_protocol_in_common_ends_with_an_alert():
     assert ended_with(Pair(alpn=["http/0.8"])) == ErrorCode.CRYPTO_ERROR + Alert.NO_APPLICATION_PROTOCOL
 
 
+@pytest.mark.parametrize("frame", [Stream(0, 0, b"", True), StopSending(0, 0), ResetStream(0, 0, 1)])
+def test_frames_of_a_stream_that_is_over_have_a_price(frame):
+    """§21.9. A few of them are nothing to wonder at: they have overtaken each other."""
+    pair = Pair().settle()
+    pair.client.send_stream_data(0, b"x", True)
+    pair.settle()
+    pair.server.send_stream_data(0, b"y", True)
+    pair.settle()
+    assert 0 not in pair.server._streams
+    pair.inject(In.ONE_RTT, encode(frame) * 100)
+    assert pair.server.ended is None
+    for _ in range(20):
+        pair.inject(In.ONE_RTT, encode(frame) * 200)
+        pair.server.datagrams_to_send(pair.now)
+    assert pair.server.ended.error_code == ErrorCode.INTERNAL_ERROR
+
+
+def test_keys_that_are_new_in_every_packet_have_a_price():
+    """Each costs us as much as many packets. A hundred in a row are nobody's need (RFC 9001 §6.6: one in 2^23)."""
+    pair = Pair().settle()
+    updates = 0
+    while pair.server.ended is None and updates < 300:
+        updates += 1
+        pair.client._cryptos[Epoch.ONE_RTT]._update_key("local_update")
+        pair.client.send_ping(updates)
+        pair.settle(1)
+    assert updates > 20
+    assert pair.server.ended.error_code == ErrorCode.KEY_UPDATE_ERROR
+
+
+def test_our_new_keys_do_not_come_behind_the_peers_before_those_are_known_to_be_in_use():
+    """RFC 9001 §6.1: not before a packet under the current keys is acknowledged, whoever has begun with them."""
+    pair = Pair().settle()
+    pair.client.request_key_update()
+    pair.client.send_ping(1)
+    pair.to_server()
+    phase = pair.server._cryptos[Epoch.ONE_RTT].send.key_phase
+    pair.server.request_key_update()
+    pair.server.send_ping(1)
+    pair.server.datagrams_to_send(pair.now)
+    assert pair.server._cryptos[Epoch.ONE_RTT].send.key_phase == phase == 1
+    pair.settle(20)
+    pair.server.send_ping(2)
+    pair.settle()
+    assert pair.server._cryptos[Epoch.ONE_RTT].send.key_phase == 0
+
+
 # -- In memory: addresses that are not proved, and the end -------------------------------------------------
 
 
@@ -1256,6 +1303,20 @@ async def test_a_handler_that_fails_costs_one_stream():
             await stream.read_all()
         assert reset.value.code == quic_talk.Code.MISTAKE
         await client.ping()
+
+
+async def test_who_asks_the_client_for_a_certificate_too_late():
+    """RFC 9001 §4.4: PROTOCOL_VIOLATION, and not TLS's alert."""
+    async with quic.serve() as server, clients.connect(*server.address, name="localhost") as client:
+        await client.ping()
+        (link,) = server.endpoint.all
+        link.connection._crypto_streams[Epoch.ONE_RTT].sender.write(bytes.fromhex("0d 000004 00000000"))
+        link.transmit_soon()
+        with contextlib.suppress(clients.QuicError):
+            async with asyncio.timeout(PATIENCE):
+                while client.ended is None:
+                    await client.ping()
+        assert client.ended.code == ErrorCode.PROTOCOL_VIOLATION
 
 
 async def test_an_idle_connection_ends_without_a_word():
