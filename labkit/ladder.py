@@ -40,7 +40,8 @@ _NAT_DROPS = "dropped: the NAT knows nobody"
 class Rung:
     """One line of the ladder: the packet, the words on its arrow, and how telling it is.
 
-    Weight 6: lost, or a connection has another port, ID or key. 5: a retransmission, a path that is tried, a first
+    Weight 7: a path is tried for the first time.
+    6: lost, or a connection has another port, ID or key. 5: a retransmission, a path that is tried, a first
     RST. 4: the first of its kind that carries data, or opens or ends a connection. 3: what the wire or a silence sets
     apart, or was lost with others. 2: one more message, win 0, sack. 1: one more handshake or farewell. 0: the rest.
     """
@@ -202,7 +203,7 @@ def _quic(p: Seen, known: _Connections) -> Rung | None:
     if told is None:
         return None
     kind = (p.source, p.target, told.kind)
-    weight = told.weight if kind in known.kinds else max(4, told.weight)
+    weight = told.weight if kind in known.kinds else 7 if told.weight == 5 else max(4, told.weight)
     known.kinds.add(kind)
     return Rung(p, told.words, _weighed(p, weight), ("QUIC", told.connection), (told.connection, *kind), told.run)
 
