@@ -22,7 +22,7 @@ from aioquic.quic import events
 from certs.quic import quic_server
 from protocols.errors import RemoteProtocolError
 from protocols.http3_frames import ErrorCode, Frame, FrameType, SettingCode, StreamType, encode, grease, settings
-from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, TooLarge
+from protocols.http3_qpack import BLOCKED, TABLE, FieldDecoder, FieldEncoder, Nameless, TooLarge
 from protocols.quic_packets import encode_varint
 from servers.quic_endpoint import Endpoint, Link, open_socket
 
@@ -152,6 +152,8 @@ class Talk:
         elif self.requests.pop(stream, None):
             self.decoder.cancel(stream)
             self.quic.reset_stream(stream, ErrorCode.REQUEST_CANCELLED)
+        else:  # Nothing of it came, and our half has to end, too, or the client never gets another stream for it.
+            self.quic.reset_stream(stream, ErrorCode.REQUEST_INCOMPLETE)
 
     def came_of_request(self, stream: int, data: bytes, end: bool) -> None:
         asked = self.requests.setdefault(stream, Asked(self.exercise))
@@ -169,7 +171,11 @@ class Talk:
             if part == self.exercise.BODY:
                 asked.size += len(frame.payload)
             elif part is not None:
-                section = self.decoder.section(stream, bytes(frame.payload))
+                try:
+                    section = self.decoder.section(stream, bytes(frame.payload))
+                except Nameless:  # What else is wrong with fields is not looked at here, either.
+                    self.decoder.cancel(stream)
+                    section = ()
                 asked.sections[part] = section or ()
                 asked.is_blocked = section is None
         if asked.has_ended and not asked.waiting and not asked.is_blocked:
