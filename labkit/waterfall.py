@@ -6,9 +6,9 @@
 
 With more than 30 rows there is no room for words beside each.
 
-Waiting is pale and thin, what arrives is a full blue bar, a stall is orange with a dark edge: they differ in brightness
-and in shape, too, so that nobody has to tell colours apart. A lost packet is a cross, and has a dashed line through all
-rows if nobody can say whose it was.
+Waiting is pale and thin, what arrives is a full blue bar, a stall is orange with a dark edge, and what is late is so,
+too, at half the height: they differ in brightness and in shape, so that nobody has to tell colours apart. A lost packet
+is a cross, and has a dashed line through all rows if nobody can say whose it was.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Row:
     waiting: tuple[Span, ...] = ()  # asked, and nothing has come yet
     receiving: tuple[Span, ...] = ()
     stalls: tuple[Span, ...] = ()  # more should have come by then
+    late: tuple[Span, ...] = ()  # something was lost, or lay behind what was: until it could be read
     lost: tuple[float, ...] = ()  # when a packet of this stream was lost
     note: str = ""  # at the end of the row
 
@@ -172,7 +173,7 @@ def times(panel: Panel) -> Iterator[float]:
     yield from panel.lost
     for one in panel.rows:
         yield from one.lost
-        for span in (*one.waiting, *one.receiving, *one.stalls):
+        for span in (*one.waiting, *one.receiving, *one.stalls, *one.late):
             yield span[1]
 
 
@@ -180,9 +181,13 @@ def bars(one: Row, y: float, height: float, x: Callable[[float], float]) -> Iter
     """One row's bars, centred on *y*. What took no time is still seen."""
     for start, end in one.waiting:
         yield Box(x(start), y - THIN / 2, max(LEAST, x(end) - x(start)), THIN, PALE)
-    for spans, fill, edge in ((one.receiving, BLUE, ""), (one.stalls, ORANGE, EDGE)):
+    for spans, high, fill, edge in (
+        (one.receiving, height, BLUE, ""),
+        (one.stalls, height, ORANGE, EDGE),
+        (one.late, height / 2, ORANGE, EDGE),
+    ):
         for start, end in spans:
-            yield Box(x(start), y - height / 2, max(LEAST, x(end) - x(start)), height, fill, edge)
+            yield Box(x(start), y - high / 2, max(LEAST, x(end) - x(start)), high, fill, edge)
     for time in one.lost:
         yield from cross(x(time), y)
 
@@ -195,12 +200,13 @@ def cross(x: float, y: float, arm: float = 4) -> Iterator[Shape]:
 
 
 def legend(x: float, y: float, figure: Figure) -> Iterator[Shape]:
-    """What the bars mean; stalls and lost packets only if there are some."""
+    """What the bars mean; stalls, late and lost packets only if there are some."""
     rows = [one for panel in figure.panels for one in panel.rows]
     keys: list[tuple[str, bool, Callable[[float], Iterable[Shape]]]] = [
         ("waiting", True, lambda x: [Box(x, y - THIN / 2, 26, THIN, PALE)]),
         ("receiving", True, lambda x: [Box(x, y - BAR / 2, 26, BAR, BLUE)]),
         ("stalled", any(one.stalls for one in rows), lambda x: [Box(x, y - BAR / 2, 26, BAR, ORANGE, EDGE)]),
+        ("late", any(one.late for one in rows), lambda x: [Box(x, y - BAR / 4, 26, BAR / 2, ORANGE, EDGE)]),
         (
             "packet lost",
             any(one.lost for one in rows) or any(one.lost for one in figure.panels),

@@ -9,6 +9,7 @@ import pytest
 from labkit import catalog
 from labkit.lab import Seen
 from labkit.learner import load
+from labkit.waterfall import svg
 from protocols.quic_frames import Stream
 
 racing = load(catalog.ROOT / "labs/06-quic/racing.py", "tests_racing")
@@ -41,7 +42,7 @@ def test_a_lane_stalls_only_beyond_a_period_and_draws_it():
     lane = racing.Lane("TCP", [feed(1.0, 1.04, 1.08), feed(1.0, 1.04, 1.2)], lost=(1.05,))
     assert lane.stalled == lane.feeds[1:]
     drawn = lane.panel()
-    assert [row.note for row in drawn.rows] == ["no stall", "stalled 120 ms"]
+    assert [row.note for row in drawn.rows] == ["in time", "stalled 120 ms"]
     assert drawn.lost == pytest.approx((1050,))
     assert racing.table(lane)[2].endswith("120 ms")
 
@@ -94,6 +95,21 @@ def test_over_quic_a_gap_is_one_streams():
     lane = racing.Lane("QUIC", [], racing.parts_of_quic(packets, 0.9), (1.0,))
     assert lane.waiting == {4}
     assert (lane.late, lane.held) == (1.5, pytest.approx(70))
+
+
+def test_what_is_late_is_drawn_though_no_reader_stalled():
+    """Where a loss is mended sooner than the next piece is due, nothing stands still; and pieces are late."""
+    packets = [
+        datagram(0, 1.00, (0, 0, 1000)), datagram(1, 1.00, (4, 0, 1000)),
+        datagram(2, 1.03, (4, 1000, 1000), dropped=True),
+        datagram(3, 1.04, (0, 1000, 1000)), datagram(4, 1.05, (4, 2000, 1000)), datagram(5, 1.07, (4, 1000, 1000)),
+    ]  # fmt: skip
+    lane = racing.Lane("QUIC", [feed(1.0, 1.04), feed(1.0, 1.07, 1.071)], racing.parts_of_quic(packets, 0.9), (1.03,))
+    calm, late = lane.panel().rows
+    assert (calm.note, calm.late) == ("in time", ())
+    assert late.note == "2 late"
+    assert [pytest.approx(span) for span in late.late] == [(1030, 1070), (1050, 1070)]
+    assert "late" in svg(racing.figure("", "", lane))
 
 
 def test_the_drop_is_of_a_piece_and_by_number():

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import socket
 import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl
@@ -191,6 +192,7 @@ class Part:
     size: int
     came: float
     read: float
+    due: float  # when it came, or, if that was not the first time that it was sent, when it left then and was lost
     is_lost: bool  # when it was first sent
 
     @property
@@ -208,6 +210,12 @@ class Order:
     """Bytes that can be read in their order only: from where to where, and when they came. None: they were lost."""
 
     came: list[tuple[int, int, float | None]] = field(default_factory=list)
+    lost: list[tuple[int, int, float]] = field(default_factory=list)  # the same, and when they left
+
+    def seen(self, start: int, end: int, p: Seen) -> None:
+        self.came.append((start, end, None if p.dropped else p.time))
+        if p.dropped:
+            self.lost.append((start, end, p.time))
 
     def part(self, stream: int, start: int, end: int) -> Part | None:
         """None: not all that it needs has come."""
@@ -215,7 +223,8 @@ class Order:
         if came is None or read is None:
             return None
         is_lost = any(now is None and a < end and b > start for a, b, now in self.came)
-        return Part(stream, end - start, came, read, is_lost)
+        due = min((left for a, b, left in self.lost if a < end and b > start), default=came)
+        return Part(stream, end - start, came, read, due, is_lost)
 
     def _whole(self, start: int, end: int) -> float | None:
         """When the last of these bytes came that was missing."""
@@ -247,8 +256,7 @@ def parts_of_quic(packets: Sequence[Any], since: float) -> list[Part]:
         for piece in one.all(Stream):
             start, end = piece.offset, piece.offset + len(piece.data)
             if piece.stream % 4 == 0 and piece.data:
-                when = None if one.datagram.dropped else one.datagram.time
-                orders.setdefault(piece.stream, Order()).came.append((start, end, when))
+                orders.setdefault(piece.stream, Order()).seen(start, end, one.datagram)
                 if start >= sent.get(piece.stream, 0):
                     spans.append((piece.stream, start, end))
                     sent[piece.stream] = end
@@ -267,7 +275,7 @@ def parts_of_tcp(packets: Sequence[Seen], secrets: Secrets, since: float) -> lis
             start = (p.seq - first.setdefault(p.source, p.seq)) % (1 << 32)
             spans.append((start, p))
             if p.source == "server":
-                order.came.append((start, start + len(p.payload), None if p.dropped else p.time))
+                order.seen(start, start + len(p.payload), p)
     for start, p in sorted(spans, key=lambda one: one[0]):
         if start <= len(told[p.source]):  # More is missing only where the wire itself was too slow.
             told[p.source] += p.payload[len(told[p.source]) - start :]
@@ -349,15 +357,27 @@ class Lane:
         """Those whose reader waited for longer than a piece takes to come round again."""
         return [feed for feed in self.feeds if feed.longest > 1000 * feed.period]
 
+    def late_of(self, number: int) -> list[Part]:
+        """The parts of a feed that had to wait. Feeds are asked for in their order, so their streams have it, too."""
+        streams = sorted({part.stream for part in self.parts})
+        if len(streams) != len(self.feeds):
+            return []
+        return [part for part in self.parts if part.stream == streams[number] and part.is_late]
+
     def panel(self) -> Panel:
+        """What is late is drawn as the packets say it, stalls as the readers saw them."""
         zero = min(feed.asked for feed in self.feeds)
 
         def ms(seconds: float) -> float:
             return 1000 * (seconds - zero)
 
         def bar(number: int, feed: Feed) -> Row:
-            note = f"stalled {feed.longest:.0f} ms" if feed in self.stalled else "no stall"
-            return row(f"feed {number}", ms(feed.asked), [ms(at) for at in feed.arrivals], 1000 * feed.period, note)
+            late = self.late_of(number)
+            count = math.ceil(sum(part.size for part in late) / (len(PIECE) + 100))  # and what is around them
+            notes = [f"{count} late"] * bool(late) + [f"stalled {feed.longest:.0f} ms"] * (feed in self.stalled)
+            note = ", ".join(notes) or "in time"
+            drawn = row(f"feed {number}", ms(feed.asked), [ms(at) for at in feed.arrivals], 1000 * feed.period, note)
+            return replace(drawn, late=tuple((ms(part.due), ms(part.read)) for part in late))
 
         bars = tuple(bar(number, feed) for number, feed in enumerate(self.feeds))
         return Panel(self.title, bars, tuple(map(ms, self.lost)))
