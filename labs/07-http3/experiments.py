@@ -100,11 +100,15 @@ async def streams(net: Network) -> None:
     """
     async with serving(net):
         talk = Talk(net)
+        first = talk.request("/")
+        talk.until(first)
+        talk.wait(lambda: len(talk.kinds) == 3, 1)
+        ours = {first, talk.control_stream, talk.encoder_stream, talk.decoder_stream}
+        net.exactly("streams in use when the page is there", len(ours | set(talk.kinds)), 7)
         talk.open(http3.grease(7), b"nobody knows what this is")
         talk.quic.send_stream_data(talk.control_stream, http3.encode(Frame(http3.grease(3), b"nor this")))
-        first, second = talk.request("/"), talk.request("/")
-        answer, _ = talk.until(first, second)
-        talk.wait(lambda: len(talk.kinds) == 3, 1)
+        second = talk.request("/")
+        [answer] = talk.until(second)
         known = sorted(kind for kind in talk.kinds.values() if kind in iter(StreamType))
         net.exactly("the stream of the first request", first, 0)
         net.exactly("the stream of the second", second, 4)
@@ -251,7 +255,7 @@ async def head_of_line(net: Network) -> None:
 @experiment(
     title="Five of a hundred",
     link=Link(delay_ms=20),
-    question="5 % of all packets are lost. How many pieces of six feeds are late for each of them, over TCP and QUIC?",
+    question="5 % of all packets are lost. How many pieces of six feeds are late for each lost one, TCP and QUIC?",
     choices=("1 and 1", "several and 1", "6 and 6"),
     answer="several and 1",
     seconds=20,
@@ -337,7 +341,7 @@ async def tiles(net: Network) -> None:
 
 
 @experiment(
-    title="What it costs to be no part of the kernel",
+    title="1.5 MB, and who works for it",
     question="1.5 MB over HTTP/2, then over HTTP/3, on a perfect link. Which needs more of the processor?",
     choices=("HTTP/2: two layers of order", "about the same: both encrypt", "HTTP/3, by a multiple"),
     answer="HTTP/3, by a multiple",
@@ -508,9 +512,9 @@ async def given_up(net: Network) -> None:
 
 
 @experiment(
-    title="Too early",
+    title="In the first flight",
     link=Link(delay_ms=40),
-    question="A client that was here before sends a GET and a POST with its very first packet. Which is answered?",
+    question="A client that was here before sends a GET and a POST in its very first flight. Which is served?",
     choices=("both", "the GET", "none: the handshake comes first"),
     answer="the GET",
 )
@@ -531,7 +535,9 @@ async def early(net: Network) -> None:
         first.wait(lambda: bool(first.tickets), 2)
         talk = Talk(net, ticket=first.tickets[0])
         start = time.perf_counter()
+        talk.flush()  # Each in a packet of its own.
         get = talk.request("/")
+        talk.flush()
         post = talk.request("/", method="POST", body=b"an order")
         answer, refused = talk.until(get, post)
         net.measure(
@@ -643,7 +649,7 @@ async def alt_svc(net: Network) -> None:
 @experiment(
     title="A network that lets no UDP through",
     link=Link(delay_ms=25),
-    question="Alt-Svc has promised HTTP/3, and a firewall swallows all UDP. What does the user see?",
+    question="Alt-Svc has promised HTTP/3, and a firewall swallows all UDP. What does a user of this lab's client see?",
     choices=("an error", "a page that is late once", "nothing: TCP is tried at the same time"),
     answer="a page that is late once",
 )
