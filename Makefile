@@ -103,12 +103,12 @@ certs: $(VENV)/.lab
 
 # --- For those who change the lab. ----------------------------------------------------------------
 
-# Most tests wait most of the time, so three run at once; then those that measure times, alone.
+# Most tests wait most of the time, so five run at once; then those that measure times, alone.
 test: $(VENV)/.dev
 ifdef ARGS
 	@$(VENV)/bin/python -m pytest $(ARGS)
 else
-	@$(VENV)/bin/python -m pytest -n 3 -m "not alone"
+	@$(VENV)/bin/python -m pytest -n 5 --dist worksteal -m "not alone"
 	@$(VENV)/bin/python -m pytest -m alone
 endif
 
