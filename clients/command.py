@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -51,7 +52,8 @@ def main(
         # gaierror has its own numbers, below 0.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         why = late if is_late else why or str(error)
-        print(f"No answer from {peer}: {why}. Is `make {server}` running?", file=sys.stderr)
+        nameless = isinstance(error, socket.gaierror)  # No server of ours would help.
+        print(f"No answer from {peer}: {why}." + ("" if nameless else f" Is `make {server}` running?"), file=sys.stderr)
         return 1 if is_late or broken else 2
     except KeyboardInterrupt:
         return 130

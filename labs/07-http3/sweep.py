@@ -103,6 +103,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of feeds, for each loss")
     parser.add_argument("--rounds", type=int, default=3, help="of the page, for each loss and version")
     options = parser.parse_args()
+    if not all(0 <= loss < 100 for loss in options.loss):
+        parser.error("--loss: from 0 to less than 100 %")
+    if options.rounds < 1 or not 1 <= options.seconds <= 60:
+        parser.error("--rounds: 1 or more; --seconds: from 1 to 60")
     try:
         found = measure([loss / 100 for loss in options.loss], options.seconds, options.rounds)
     except (CannotRun, OSError) as error:
