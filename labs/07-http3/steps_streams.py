@@ -186,6 +186,7 @@ async def settings_read(c: Check) -> None:
         [says(SETTINGS, b"\x06", "A code without a value: FRAME_ERROR.")],
         [says(SETTINGS, b"\x06\x40", "The value is cut off: FRAME_ERROR.")],
         [says(SETTINGS, b"\x06\x01\x40", "The second code is cut off: FRAME_ERROR.")],
+        [settings((1, 7), (4, 0)), known("The second setting was forbidden, so that none of them counts: None.")],
     )  # fmt: skip
 
 
@@ -224,9 +225,13 @@ async def first_and_once(c: Check) -> None:
     "MAX_PUSH_ID and CANCEL_PUSH are one number, no more and no less: FRAME_ERROR. You have promised no push, so "
     "whatever CANCEL_PUSH names is an ID_ERROR.",
     code="""
-if self._goaway is not None and number > self._goaway:
-    raise Http3Error(ID_ERROR)
-self._goaway = number""",
+number = only_number(frame.payload)  # yours, for all three: none, or bytes behind it, is a FRAME_ERROR
+if frame.type == CANCEL_PUSH:
+    raise Http3Error(ID_ERROR)  # only behind that: what is no number is a FRAME_ERROR first
+if frame.type == GOAWAY:
+    if self._goaway is not None and number > self._goaway:
+        raise Http3Error(ID_ERROR)
+    self._goaway = number""",
     seconds=PATIENCE,
 )
 async def control_frames(c: Check) -> None:
