@@ -36,8 +36,9 @@ def run_lab(lab: Lab, only: str | None, *, as_json: bool, vantage: str | None) -
         if as_json:
             outcomes.append(run_experiment(lab, one, capture, append=index > 0, vantage=vantage))
             continue
-        _announce(one, index + 1, len(chosen), asking)
-        guess = _predict(one, asking)
+        is_skipped = one.needs_wire and why_no_wire() != ""  # Then nobody is asked.
+        _announce(one, index + 1, len(chosen), asking and not is_skipped)
+        guess = None if is_skipped else _predict(one, asking)
         outcome = run_experiment(lab, one, capture, append=index > 0, vantage=vantage)
         outcomes.append(outcome)
         progress.note(lab.slug, "run", **{one.name: outcome.state})
@@ -162,7 +163,8 @@ def _show(outcome: Outcome) -> None:
         elif "note" in event:
             console.say(_hung("  = ", event["note"]))
     if outcome.state == "skipped":
-        console.say(f"  {console.style('skipped', 'yellow')} {outcome.experiment.name}: {outcome.reason}")
+        mark = f"  {console.style('skipped', 'yellow')} "
+        console.say(_hung(mark, f"{outcome.experiment.name}: {outcome.reason}"))
     elif outcome.crash:
         console.say(_hung(f"  {console.mark(False)} ", f"It crashed: {outcome.crash.splitlines()[-1]}"))
         again = f"labkit run … --exp {outcome.experiment.name} --json"
