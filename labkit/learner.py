@@ -20,6 +20,7 @@ import gc
 import importlib.util
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -34,6 +35,7 @@ from labkit.sandbox import fork
 MEMORY = 1 << 30  # bytes of address space
 PROCESSOR_SECONDS = 20
 PROCESSES = 64
+LEAST_PID_MAX = 301  # The kernel takes no less.
 FILE_SIZE = 64 << 20  # bytes a program may write to one file
 WHERE = signal.SIGUSR1  # makes a program print the lines at which it is
 
@@ -177,7 +179,15 @@ def _limit() -> None:
     for kind, most in limits.items():
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (most, most))
+    if os.getpid() == 1 and _kernel() >= (6, 14):
+        # In a PID namespace of its own, which since that version counts by itself: for root, RLIMIT_NPROC is no limit.
+        with contextlib.suppress(OSError):
+            Path("/proc/sys/kernel/pid_max").write_text(str(LEAST_PID_MAX))
     kernel.forbid_privileges()
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", os.uname().release)[:2])
 
 
 def _running() -> int:

@@ -1354,7 +1354,7 @@ async def test_hypercorn(tmp_path):
         "    await send({'type': 'http.response.start', 'status': 200, 'headers': version})\n"
         "    await send({'type': 'http.response.body', 'body': body or b'hello'})\n"
     )
-    command = [sys.executable, "-m", "hypercorn", "app:app", "--quic-bind", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "hypercorn", "--workers", "0", "app:app", "--quic-bind", f"127.0.0.1:{port}"]
     tcp = ["--bind", f"127.0.0.1:{free_port()}", "--keyfile", KEY, "--certfile", CHAIN]
     async with program(*command, *tcp, folder=tmp_path):
         async with client() as us:
